@@ -1,0 +1,252 @@
+"""The integer program: typed tensors and a list of operators that hold nothing but integers.
+
+Three operators carry a convolutional CTC model. A convolution leaves its int32 accumulator; a
+requantization brings one accumulator, or the sum of several (a residual), to the scale of its
+output; argmax reads the token ids off the logits. A backend is free to fuse them, not to change a
+bit of the result.
+
+Every tensor is (batch, channels, frames). Each has a number of valid frames per utterance, and a
+convolution reads positions beyond it as 0, so that padding never changes an integer.
+
+Building a `Program` checks it: types, shapes, and the proof that no accumulator can overflow.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zqlib.errors import LoweringError
+from zqlib.integer.arithmetic import MAX_SHIFT
+
+__all__ = [
+    "ACCUMULATOR",
+    "Argmax",
+    "Conv1d",
+    "Operator",
+    "Program",
+    "Requantize",
+    "TensorType",
+    "Term",
+    "accumulator_bound",
+]
+
+_CONTAINERS = {
+    torch.int8: (-(2**7), 2**7 - 1),
+    torch.uint8: (0, 2**8 - 1),
+    torch.int32: (-(2**31), 2**31 - 1),
+}
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """What a tensor can hold.
+
+    Attributes:
+        channels: number of channels.
+        dtype: the container: torch.int8, torch.uint8 or torch.int32.
+        low, high: values are within [low, high], which may be tighter than the container.
+    """
+
+    channels: int
+    dtype: torch.dtype
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        if self.dtype not in _CONTAINERS:
+            raise LoweringError(f"A program tensor cannot be held in {self.dtype}.")
+        low, high = _CONTAINERS[self.dtype]
+        if not (low <= self.low <= 0 <= self.high <= high) or self.channels < 1:
+            raise LoweringError(f"The tensor type {self} does not fit its container.")
+
+    @property
+    def magnitude(self) -> int:
+        """Largest absolute value."""
+        return max(-self.low, self.high)
+
+
+def ACCUMULATOR(channels: int) -> TensorType:  # noqa: N802 - reads as the constant that it is
+    """The type of a convolution's result: any int32."""
+    return TensorType(channels, torch.int32, *_CONTAINERS[torch.int32])
+
+
+@dataclass(frozen=True, eq=False)
+class Conv1d:
+    """acc[o, t] = bias[o] + sum over i, k of weight[o, i, k] * x[i, stride * t + dilation * k - p].
+
+    Attributes:
+        weight: (out, in / groups, taps) int8, within the symmetric range of `weight_bits`.
+        bias: (out,) int32, or None for zeros.
+        groups: 1 (dense) or the number of channels (depthwise).
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: Tensor
+    bias: Tensor | None
+    weight_bits: int
+    stride: int
+    padding: int
+    dilation: int
+    groups: int
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Valid frames after the convolution, (batch,) int64."""
+        span = self.dilation * (self.weight.shape[2] - 1)
+        numerator = lengths + 2 * self.padding - span - 1
+        return torch.div(numerator, self.stride, rounding_mode="floor") + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One summand of a requantization: `input` times m * 2^-e per channel."""
+
+    input: str
+    m: Tensor
+    e: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Requantize:
+    """y = clamp(sum over terms of round(x * m * 2^-e)); a ReLU is an output type with low 0."""
+
+    name: str
+    terms: tuple[Term, ...]
+    output: str
+
+
+@dataclass(frozen=True)
+class Argmax:
+    """The channel of the largest value per frame, the first one of equals: (batch, 1, frames)."""
+
+    name: str
+    input: str
+    output: str
+
+
+Operator = Conv1d | Requantize | Argmax
+
+
+def accumulator_bound(conv: Conv1d, input_type: TensorType) -> Tensor:
+    """Largest |accumulator| that any input can produce, (out,) int64.
+
+    sum over taps of |w_q| * max|x_q| + |b_q|: also bounds every partial sum, in any order.
+    """
+    bound = conv.weight.long().abs().sum((1, 2)) * input_type.magnitude
+    return bound if conv.bias is None else bound + conv.bias.long().abs()
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A checked list of operators.
+
+    Attributes:
+        tensors: the type of every tensor by name.
+        operators: in order of execution.
+        input: name of the quantized features.
+        logits: name of the int32 logits, on one scale common to all classes.
+        tokens: name of the token ids.
+
+    Raises:
+        LoweringError: the program reads a tensor before it is written, mixes shapes or types, or
+            has a layer whose accumulator could exceed int32.
+    """
+
+    tensors: Mapping[str, TensorType]
+    operators: tuple[Operator, ...]
+    input: str
+    logits: str
+    tokens: str
+
+    def __post_init__(self) -> None:
+        written = {self.input}
+        for operator in self.operators:
+            reads = (
+                [term.input for term in operator.terms]
+                if isinstance(operator, Requantize)
+                else [operator.input]
+            )
+            for name in reads:
+                if name not in written:
+                    raise LoweringError(f"{operator.name} reads {name!r} before it is written.")
+            if operator.output in written:
+                raise LoweringError(f"{operator.name} writes {operator.output!r} a second time.")
+            if not {*reads, operator.output} <= self.tensors.keys():
+                raise LoweringError(f"{operator.name} uses a tensor that has no type.")
+            written.add(operator.output)
+            match operator:
+                case Conv1d():
+                    self._check_conv(operator)
+                case Requantize():
+                    self._check_requantize(operator)
+                case Argmax():
+                    channels = self.tensors[operator.output].channels
+                    _require(channels == 1, operator.name, "an argmax has one output channel")
+        if not {self.logits, self.tokens} <= written:
+            raise LoweringError("The program never writes its logits or its tokens.")
+
+    def _check_conv(self, conv: Conv1d) -> None:
+        source, target = self.tensors[conv.input], self.tensors[conv.output]
+        out, per_group, _ = conv.weight.shape
+        limit = 2 ** (conv.weight_bits - 1) - 1
+        _require(conv.weight.dtype == torch.int8, conv.name, "weights are int8")
+        _require(
+            bool((conv.weight.abs() <= limit).all()) and not bool((conv.weight == -128).any()),
+            conv.name,
+            f"weights are within [-{limit}, {limit}]",
+        )
+        _require(
+            conv.bias is None or (conv.bias.dtype == torch.int32 and conv.bias.shape == (out,)),
+            conv.name,
+            "the bias is int32, one per output channel",
+        )
+        dense = conv.groups == 1 and per_group == source.channels
+        depthwise = conv.groups == source.channels == out and per_group == 1
+        _require(dense or depthwise, conv.name, "a convolution is dense or depthwise")
+        _require(source.dtype != torch.int32, conv.name, "a convolution reads int8 or uint8")
+        _require(target == ACCUMULATOR(out), conv.name, "a convolution writes an accumulator")
+        _require(
+            min(conv.stride, conv.dilation) >= 1 and conv.padding >= 0, conv.name, "sizes are valid"
+        )
+        bound = int(accumulator_bound(conv, source).max())
+        if bound >= 2**31:
+            raise LoweringError(
+                f"The accumulator of layer {conv.name} could reach {bound}, beyond int32; "
+                "use fewer bits for its weights or activations."
+            )
+
+    def _check_requantize(self, operator: Requantize) -> None:
+        channels = self.tensors[operator.output].channels
+        _require(1 <= len(operator.terms) <= 256, operator.name, "a sum has 1 to 256 terms")
+        for term in operator.terms:
+            _require(
+                self.tensors[term.input].channels == channels,
+                operator.name,
+                "terms and output have the same channels",
+            )
+            _require(
+                term.m.shape == term.e.shape == (channels,)
+                and term.m.dtype == torch.int32
+                and term.e.dtype == torch.int8,
+                operator.name,
+                "m is int32 and e is int8, one per channel",
+            )
+            in_range = (term.m == 0) | (term.m >= 1 << 30)
+            _require(bool(in_range.all()), operator.name, "m is 0 or at least 2^30")
+            shifts = (term.e >= 1) & (term.e <= MAX_SHIFT)
+            _require(bool(shifts.all()), operator.name, f"e is within [1, {MAX_SHIFT}]")
+            # |round(x * m * 2^-e)| <= 2^(62-e): with e >= 8 the int64 sum of 2^8 terms is safe.
+            shifts_of_sum = term.e[term.m != 0] >= 8
+            _require(
+                len(operator.terms) == 1 or bool(shifts_of_sum.all()),
+                operator.name,
+                "the multipliers of a sum are below 2^23",
+            )
+
+
+def _require(condition: bool, name: str, rule: str) -> None:
+    if not condition:
+        raise LoweringError(f"Layer {name} breaks a rule of integer programs: {rule}.")

@@ -1,0 +1,159 @@
+"""The `reference` backend: the executable specification, in torch integer tensors.
+
+Runs under `IntegerOnly`, so it cannot compute in floating point unnoticed. Products are
+`torch._int_mm` (int8 x int8 or uint8 x int8 to int32). Inside, tensors are (batch, frames,
+channels): a pointwise convolution is then one matrix product, and a depthwise tap one shifted
+multiply-add of contiguous rows.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from zqlib.errors import InputError
+from zqlib.integer.arithmetic import requantize
+from zqlib.integer.guard import IntegerOnly
+from zqlib.integer.program import Argmax, Conv1d, Program, Requantize, TensorType
+
+__all__ = ["ProgramOutput", "run"]
+
+
+@dataclass(frozen=True)
+class ProgramOutput:
+    """What a program computes for a batch.
+
+    Attributes:
+        tokens: (batch, frames) int32 token ids, meaningful below each length.
+        logits: (batch, classes, frames) int32, on one common scale.
+        lengths: (batch,) int64 valid frames.
+    """
+
+    tokens: Tensor
+    logits: Tensor
+    lengths: Tensor
+
+
+def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
+    """Execute a program.
+
+    Args:
+        program: the program.
+        features: (batch, channels, frames), quantized, of the program's input type.
+        lengths: (batch,) int64, valid frames of each utterance.
+
+    Returns:
+        Token ids, logits and output lengths.
+
+    Raises:
+        InputError: the features or the lengths do not fit the program's input.
+        FloatInIntegerProgram: an operation touched a floating-point tensor.
+    """
+    _check_input(program.tensors[program.input], features, lengths)
+    last_use = Counter(
+        name
+        for operator in program.operators
+        for name in (
+            [term.input for term in operator.terms]
+            if isinstance(operator, Requantize)
+            else [operator.input]
+        )
+    ) + Counter([program.logits, program.tokens])
+    with IntegerOnly():  # type: ignore[no-untyped-call]
+        values = {program.input: (features.transpose(1, 2).contiguous(), lengths)}
+
+        def take(name: str) -> tuple[Tensor, Tensor]:
+            last_use[name] -= 1  # free a tensor as soon as nothing reads it any more
+            return values[name] if last_use[name] else values.pop(name)
+
+        for operator in program.operators:
+            match operator:
+                case Conv1d():
+                    x, valid = take(operator.input)
+                    result = _conv1d(operator, _mask(x, valid)), operator.output_lengths(valid)
+                case Requantize():
+                    target = program.tensors[operator.output]
+                    terms = [(*take(term.input), term.m, term.e) for term in operator.terms]
+                    total = requantize(terms[0][0], *terms[0][2:])
+                    for x, _, m, e in terms[1:]:
+                        total += requantize(x, m, e)
+                    result = total.clamp_(target.low, target.high).to(target.dtype), terms[0][1]
+                case Argmax():
+                    x, valid = take(operator.input)
+                    result = x.argmax(2, keepdim=True).to(torch.int32), valid
+            values[operator.output] = result
+        logits, lengths = values[program.logits]
+        tokens = values[program.tokens][0][:, :, 0]
+        return ProgramOutput(tokens, logits.transpose(1, 2), lengths)
+
+
+def _check_input(expected: TensorType, features: Tensor, lengths: Tensor) -> None:
+    if features.ndim != 3 or features.shape[1] != expected.channels or features.shape[2] == 0:
+        raise InputError(
+            f"The program reads (batch, {expected.channels}, frames); "
+            f"these features have shape {tuple(features.shape)}."
+        )
+    if features.dtype != expected.dtype:
+        raise InputError(
+            f"The program reads {expected.dtype}, these features are {features.dtype}."
+        )
+    if lengths.shape != features.shape[:1] or lengths.dtype != torch.int64:
+        raise InputError("The lengths must be int64, one per utterance.")
+    if int(lengths.min()) < 1 or int(lengths.max()) > features.shape[2]:
+        raise InputError("Every length must be between 1 and the number of frames.")
+    if int(features.min()) < expected.low or int(features.max()) > expected.high:
+        raise InputError(f"The features leave the range [{expected.low}, {expected.high}].")
+
+
+def _mask(x: Tensor, lengths: Tensor) -> Tensor:
+    if int(lengths.min()) == x.shape[1]:
+        return x
+    valid = torch.arange(x.shape[1]) < lengths[:, None]
+    return x.masked_fill(~valid[:, :, None], 0)
+
+
+def _conv1d(conv: Conv1d, x: Tensor) -> Tensor:
+    """(batch, frames, in) int8 or uint8 to (batch, frames', out) int32."""
+    out, _, taps = conv.weight.shape
+    x = torch.constant_pad_nd(x, (0, 0, conv.padding, conv.padding), 0)
+    frames = (x.shape[1] - conv.dilation * (taps - 1) - 1) // conv.stride + 1
+    bias = torch.zeros(out, dtype=torch.int32) if conv.bias is None else conv.bias
+    accumulator = bias.repeat(x.shape[0], frames, 1)
+    depthwise = conv.groups > 1
+    if depthwise:
+        x = x.to(torch.int32)
+        weight = conv.weight[:, 0, :].t().to(torch.int32).contiguous()  # (taps, channels)
+    else:
+        weight = conv.weight.permute(2, 1, 0).contiguous()  # (taps, in, out)
+    for tap in range(taps):
+        start = tap * conv.dilation
+        shifted = x[:, start : start + (frames - 1) * conv.stride + 1 : conv.stride, :]
+        if depthwise:
+            accumulator.addcmul_(shifted, weight[tap])
+        else:
+            rows = shifted.reshape(-1, x.shape[2])
+            accumulator += _product(rows, weight[tap]).view_as(accumulator)
+    return accumulator
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """(rows, in) x (in, out) to (rows, out) int32, exactly."""
+    if _int_mm_is_exact():
+        return torch._int_mm(x, weight)
+    return x.to(torch.int32) @ weight.to(torch.int32)
+
+
+@cache
+def _int_mm_is_exact() -> bool:
+    """Whether this processor's 8-bit products are exact at the extremes.
+
+    Processors without VNNI add pairs of u8 x s8 products in 16 bits, which saturates.
+    """
+    for value, dtype in ((255, torch.uint8), (-128, torch.int8)):
+        x = torch.full((32, 64), value, dtype=dtype)
+        weight = torch.full((64, 32), -127, dtype=torch.int8)
+        if not bool((torch._int_mm(x, weight) == value * -127 * 64).all()):
+            return False
+    return True

@@ -1,0 +1,201 @@
+"""Programs in files: one safetensors file, checksummed, weights bit-packed below 8 bits.
+
+Layout: the tensors of the program (weights packed to `weight_bits` bits, little-endian bit order),
+and in the header's metadata `format`, `version`, `sha256` and a JSON `program` with the operators.
+safetensors cannot hold code, and its reader checks every offset against the file's size.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zqlib.errors import InputError, LoweringError
+from zqlib.files import atomic_output
+from zqlib.integer.program import (
+    Argmax,
+    Conv1d,
+    Operator,
+    Program,
+    Requantize,
+    TensorType,
+    Term,
+)
+
+__all__ = ["FORMAT_VERSION", "load_program", "pack_bits", "save_program", "unpack_bits"]
+
+FORMAT_VERSION = 1
+_DTYPES = {"int8": torch.int8, "uint8": torch.uint8, "int32": torch.int32}
+
+
+def pack_bits(values: Tensor, bits: int) -> Tensor:
+    """Signed integers of `bits` bits, one after the other without gaps, as (bytes,) uint8."""
+    offset = (values.flatten().to(torch.int16) + (1 << (bits - 1))).to(torch.uint8).numpy()
+    planes = np.unpackbits(offset[:, None], axis=1, count=bits, bitorder="little")
+    return torch.from_numpy(np.packbits(planes, bitorder="little"))
+
+
+def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
+    """The inverse of `pack_bits`: int8 of the given shape.
+
+    Raises:
+        InputError: the number of bytes does not fit the shape.
+    """
+    count = int(np.prod(shape, dtype=np.int64))
+    if packed.dtype != torch.uint8 or packed.shape != (-(-count * bits // 8),):
+        raise InputError(f"A weight of shape {shape} at {bits} bits has the wrong packed size.")
+    planes = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little")
+    offset = np.packbits(planes.reshape(count, bits), axis=1, bitorder="little")[:, 0]
+    values = torch.from_numpy(offset).to(torch.int16) - (1 << (bits - 1))
+    return values.to(torch.int8).reshape(shape)
+
+
+def save_program(
+    path: Path,
+    program: Program,
+    metadata: Mapping[str, Any],
+    extra: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a program atomically; same program, same bytes.
+
+    Args:
+        path: the file to write.
+        program: the program.
+        metadata: JSON-able description that the executor never reads (front-end, labels, scales).
+        extra: further tensors to keep beside the program.
+    """
+    tensors: dict[str, Tensor] = {f"extra.{name}": value for name, value in (extra or {}).items()}
+    description = {
+        "tensors": {
+            name: [kind.channels, str(kind.dtype).removeprefix("torch."), kind.low, kind.high]
+            for name, kind in program.tensors.items()
+        },
+        "operators": [_describe(operator, tensors) for operator in program.operators],
+        "input": program.input,
+        "logits": program.logits,
+        "tokens": program.tokens,
+        "metadata": dict(metadata),
+    }
+    text = json.dumps(description, sort_keys=True)
+    header = {"format": "zq", "version": str(FORMAT_VERSION), "program": text}
+    header["sha256"] = _digest(text, tensors)
+    with atomic_output(path) as temporary:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=header)
+
+
+def _describe(operator: Operator, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    match operator:
+        case Conv1d():
+            packed = pack_bits(operator.weight, operator.weight_bits)
+            tensors[f"{operator.name}.weight"] = packed
+            if operator.bias is not None:
+                tensors[f"{operator.name}.bias"] = operator.bias
+            fields = ("stride", "padding", "dilation", "groups", "weight_bits", "input", "output")
+            return {
+                "op": "conv1d",
+                "name": operator.name,
+                "shape": list(operator.weight.shape),
+                **{field: getattr(operator, field) for field in fields},
+            }
+        case Requantize():
+            for index, term in enumerate(operator.terms):
+                tensors[f"{operator.name}.{index}.m"] = term.m
+                tensors[f"{operator.name}.{index}.e"] = term.e
+            inputs = [term.input for term in operator.terms]
+            return {
+                "op": "requantize",
+                "name": operator.name,
+                "inputs": inputs,
+                "output": operator.output,
+            }
+        case Argmax():
+            return {
+                "op": "argmax",
+                "name": operator.name,
+                "input": operator.input,
+                "output": operator.output,
+            }
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]]:
+    """Read a program and check it as if it were built anew.
+
+    Returns:
+        The program, its metadata and its extra tensors.
+
+    Raises:
+        InputError: the file is missing, truncated, altered, of another version, or holds a program
+            that breaks a rule of `Program`.
+    """
+    if not path.is_file():
+        raise InputError(f"The program {path} does not exist; make it with `zq quantize`.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a complete .zq file ({error}); make it again with `zq quantize`."
+        ) from error
+    if header.get("format") != "zq":
+        raise InputError(f"{path} is a safetensors file but not a .zq program.")
+    if header.get("version") != str(FORMAT_VERSION):
+        raise InputError(
+            f"{path} has format version {header.get('version')}, this zqlib reads version "
+            f"{FORMAT_VERSION}; make it again with `zq quantize`."
+        )
+    text = header.get("program", "")
+    if header.get("sha256") != _digest(text, tensors):
+        raise InputError(f"{path} does not match its checksum; make it again with `zq quantize`.")
+    try:
+        description = json.loads(text)
+        program = Program(
+            tensors={
+                name: TensorType(channels, _DTYPES[dtype], low, high)
+                for name, (channels, dtype, low, high) in description["tensors"].items()
+            },
+            operators=tuple(_rebuild(entry, tensors) for entry in description["operators"]),
+            input=description["input"],
+            logits=description["logits"],
+            tokens=description["tokens"],
+        )
+        extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
+        return program, description["metadata"], extra
+    except (KeyError, TypeError, ValueError, AttributeError, LoweringError) as error:
+        raise InputError(f"{path} does not hold a valid program ({error}).") from error
+
+
+def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
+    entry = dict(entry)
+    kind, name = entry.pop("op"), entry["name"]
+    if kind == "conv1d":
+        out, per_group, taps = entry.pop("shape")
+        shape, bits = (int(out), int(per_group), int(taps)), int(entry["weight_bits"])
+        if not 2 <= bits <= 8 or min(shape) < 1:
+            raise ValueError(f"{name} has impossible weights")
+        weight = unpack_bits(tensors[f"{name}.weight"], bits, shape)
+        return Conv1d(weight=weight, bias=tensors.get(f"{name}.bias"), **entry)
+    if kind == "requantize":
+        terms = tuple(
+            Term(source, tensors[f"{name}.{index}.m"], tensors[f"{name}.{index}.e"])
+            for index, source in enumerate(entry["inputs"])
+        )
+        return Requantize(name, terms, entry["output"])
+    if kind == "argmax":
+        return Argmax(**entry)
+    raise ValueError(f"unknown operator {kind!r}")

@@ -1,0 +1,64 @@
+"""Pretrained CTC acoustic models, read from `.nemo` archives without importing NeMo."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zqlib.audio import MelConfig, MelFrontEnd
+from zqlib.errors import InputError
+from zqlib.models.jasper import JasperConfig, JasperCTC
+from zqlib.models.nemo import load_state, read_nemo
+
+__all__ = ["CTCModel", "load_model"]
+
+
+@dataclass(frozen=True)
+class CTCModel:
+    """A pretrained float model and what is needed to use it.
+
+    Attributes:
+        name: the archive's file name without its suffix.
+        family: `quartznet` or `jasper`.
+        network: (features, lengths) -> (log-probabilities, lengths), in evaluation mode.
+        front_end: waveform -> features, as the model was trained with.
+        labels: the text of each class; the blank is the class after the last label.
+    """
+
+    name: str
+    family: str
+    network: JasperCTC
+    front_end: MelFrontEnd
+    labels: tuple[str, ...]
+
+
+def load_model(path: Path) -> CTCModel:
+    """Build the model that a `.nemo` archive describes and load its weights.
+
+    Raises:
+        InputError: the archive cannot be read (see `read_nemo`), its model is of a family that is
+            not supported, or its weights do not fit its config.
+    """
+    archive = read_nemo(path)
+    encoder = archive.config.get("encoder")
+    target = str(encoder.get("_target_")) if isinstance(encoder, dict) else "unknown"
+    if not target.endswith("ConvASREncoder"):
+        raise InputError(
+            f"{path} holds an encoder of type {target!r}; only QuartzNet and Jasper "
+            "(ConvASREncoder) with a CTC decoder are supported."
+        )
+    config = JasperConfig.from_nemo(archive.config)
+    mel = MelConfig.from_nemo(archive.config.get("preprocessor", {}))
+    if mel.n_mels != config.n_mels:
+        raise InputError(
+            f"{path} has a preprocessor of {mel.n_mels} mels and an encoder of {config.n_mels}."
+        )
+    filters = archive.state.get("preprocessor.featurizer.fb")  # NeMo stores it: (1, mels, bins)
+    if filters is not None and filters.shape != (1, mel.n_mels, mel.n_fft // 2 + 1):
+        raise InputError(f"{path} has a mel filter bank of shape {tuple(filters.shape)}.")
+    front_end = MelFrontEnd(mel, None if filters is None else filters[0].float())
+    network = JasperCTC(config)
+    load_state(network, archive.state, str(path))
+    network.eval()
+    network.requires_grad_(False)
+    family = "quartznet" if any(block.separable for block in config.blocks) else "jasper"
+    labels = tuple(str(label) for label in archive.config["decoder"]["vocabulary"])
+    return CTCModel(path.stem, family, network, front_end, labels)

@@ -1,0 +1,1 @@
+"""From a float model to an integer program: fold, calibrate, lower."""

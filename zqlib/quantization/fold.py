@@ -1,0 +1,80 @@
+"""Folds BatchNorm into the convolutions: W' = W * gamma / sigma, b' = beta - mu * gamma / sigma.
+
+In evaluation mode a BatchNorm is an affine map per channel, so the folded graph computes the same
+function. sigma^2 is the stored variance plus the layer's own eps.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from zqlib.models.jasper import BatchNorm, JasperBlock, JasperCTC, MaskedConv, ResidualBranch
+from zqlib.quantization.graph import Activation, FloatConv, FloatGraph
+
+__all__ = ["fold"]
+
+
+def fold(network: JasperCTC) -> FloatGraph:
+    """Express a QuartzNet or Jasper as a graph without BatchNorm.
+
+    Folding is done in float64 and stored as float32.
+    """
+    operators: list[FloatConv | Activation] = []
+    panes = ["features"]
+    for index, block in enumerate(network.encoder.encoder):
+        assert isinstance(block, JasperBlock)
+        output = _fold_block(operators, f"block{index}", block, panes)
+        panes = [*panes, output] if block.dense_residual else [output]
+    decoder = network.decoder.decoder_layers[0]
+    assert isinstance(decoder, nn.Conv1d)
+    weight, bias = decoder.weight.detach(), decoder.bias
+    operators.append(FloatConv("decoder", panes[-1], "logits", weight, bias))
+    return FloatGraph(tuple(operators), "features", network.config.n_mels, "logits")
+
+
+def _fold_block(
+    operators: list[FloatConv | Activation], name: str, block: JasperBlock, panes: list[str]
+) -> str:
+    """Append a block's operators; the name of its output."""
+    current = panes[-1]
+    layers = list(block.mconv)
+    last_norm = max(i for i, layer in enumerate(layers) if isinstance(layer, BatchNorm))
+    convs = 0
+    for index, layer in enumerate(layers):
+        if not isinstance(layer, MaskedConv):
+            continue
+        conv_name = f"{name}.conv{convs}"
+        convs += 1
+        norm = layers[index + 1]
+        if isinstance(norm, BatchNorm):
+            operators.append(_fold_conv(conv_name, current, layer.conv, norm))
+            current = f"{conv_name}.acc"
+            if index + 1 != last_norm:  # the block's last ReLU comes after the residual sum
+                operators.append(Activation(f"{conv_name}.relu", (current,), relu=True))
+                current = operators[-1].output
+        else:  # depthwise, before its pointwise: quantized, but not clipped at zero
+            operators.append(_fold_conv(conv_name, current, layer.conv, None))
+            operators.append(Activation(f"{conv_name}.out", (operators[-1].output,), relu=False))
+            current = operators[-1].output
+    branches = [current]
+    for index, (pane, branch) in enumerate(zip(panes, block.res, strict=False)):
+        assert isinstance(branch, ResidualBranch)
+        conv, norm = branch[0], branch[1]
+        assert isinstance(conv, MaskedConv) and isinstance(norm, BatchNorm)
+        operators.append(_fold_conv(f"{name}.residual{index}", pane, conv.conv, norm))
+        branches.append(operators[-1].output)
+    operators.append(Activation(f"{name}.relu", tuple(branches), relu=True))
+    return operators[-1].output
+
+
+def _fold_conv(name: str, source: str, conv: nn.Conv1d, norm: BatchNorm | None) -> FloatConv:
+    weight: Tensor = conv.weight.detach()
+    bias: Tensor | None = None
+    if norm is not None:
+        assert norm.running_mean is not None and norm.running_var is not None
+        gain = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        weight = (weight.double() * gain[:, None, None]).float()
+        bias = (norm.bias.detach().double() - norm.running_mean.double() * gain).float()
+    return FloatConv(
+        name, source, f"{name}.acc", weight, bias,
+        conv.stride[0], int(conv.padding[0]), conv.dilation[0], conv.groups,
+    )  # fmt: skip

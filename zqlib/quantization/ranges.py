@@ -1,0 +1,94 @@
+"""Activation ranges: from the values that calibration sees to one clipping value per tensor.
+
+Everything is symmetric, so a range is the largest magnitude that is still represented. Two passes:
+the first finds the extremes, the second, only where a method needs it, a histogram of |x| with
+fixed edges; both are exact whatever the number and order of the batches (the authors' moving
+average weighs the first batch 0.377 after 20: paper.md, shortcut 3).
+"""
+
+import torch
+from torch import Tensor
+
+from zqlib.errors import InputError
+from zqlib.quantization.scheme import QuantScheme
+
+__all__ = ["Extremes", "Histogram", "clipping_value", "quantized_levels"]
+
+_BINS = 8192
+
+
+def quantized_levels(bits: int, signed: bool) -> tuple[int, int]:
+    """Smallest and largest quantized activation of `bits` bits."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+class Extremes:
+    """Smallest and largest value of a tensor."""
+
+    def __init__(self) -> None:
+        self.low, self.high = float("inf"), float("-inf")
+
+    def observe(self, values: Tensor) -> None:
+        """Take in values of any shape, float32."""
+        low, high = torch.aminmax(values)
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+
+    @property
+    def magnitude(self) -> float:
+        """Largest |x|."""
+        return max(-self.low, self.high)
+
+
+class Histogram:
+    """Counts of |x| in equal bins up to a known largest magnitude."""
+
+    def __init__(self, magnitude: float) -> None:
+        self.magnitude = magnitude
+        self.counts = torch.zeros(_BINS, dtype=torch.float64)
+
+    def observe(self, values: Tensor) -> None:
+        """Take in values of any shape, float32."""
+        self.counts += torch.histc(values.abs(), bins=_BINS, min=0, max=self.magnitude).double()
+
+    def percentile(self, percent: float) -> float:
+        """The magnitude below which `percent` % of the values lie, to one bin."""
+        cumulative = self.counts.cumsum(0)
+        target = cumulative[-1] * (percent / 100)
+        index = int(torch.searchsorted(cumulative, target))
+        return self.magnitude * min(index + 1, _BINS) / _BINS
+
+    def least_squares(self, levels: int) -> float:
+        """The clipping value with the least mean squared error of rounding and clipping.
+
+        Args:
+            levels: quantized magnitudes are 0 ... levels.
+        """
+        width = self.magnitude / _BINS
+        centres = (torch.arange(_BINS, dtype=torch.float64) + 0.5) * width
+        candidates = torch.linspace(0.02, 1.0, 197, dtype=torch.float64) * self.magnitude
+        best = (float("inf"), self.magnitude)
+        for clip in candidates.tolist():
+            scale = clip / levels
+            error = centres - torch.round(centres / scale).clamp(max=levels) * scale
+            best = min(best, (float((self.counts * error.square()).sum()), clip))
+        return best[1]
+
+
+def clipping_value(scheme: QuantScheme, levels: int, histogram: Histogram) -> float:
+    """The largest magnitude that the scheme represents for a tensor.
+
+    Args:
+        scheme: names the method.
+        levels: largest quantized value of the tensor.
+        histogram: what calibration observed.
+
+    Raises:
+        InputError: the tensor was zero throughout calibration.
+    """
+    if histogram.magnitude <= 0:
+        raise InputError("An activation is zero for all calibration data; calibrate on other data.")
+    if scheme.range_method == "percentile":
+        return histogram.percentile(scheme.percentile)
+    if scheme.range_method == "mse":
+        return histogram.least_squares(levels)
+    return histogram.magnitude

@@ -1,0 +1,149 @@
+"""What decides a training run, and the NeMo config of the model that it trains."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from zqlib.audio import MelConfig
+from zqlib.errors import InputError
+from zqlib.models.jasper import BlockConfig
+
+__all__ = ["LABELS", "TrainingConfig", "nemo_config"]
+
+LABELS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
+
+# QuartzNet's shape (a strided stem, residual separable blocks, a dilated block, a pointwise layer)
+# at a twentieth of its size
+_MINI_QUARTZNET = (
+    BlockConfig(160, 1, 11, stride=2, dropout=0.1, separable=True),
+    BlockConfig(160, 3, 13, dropout=0.1, residual=True, separable=True),
+    BlockConfig(192, 3, 15, dropout=0.1, residual=True, separable=True),
+    BlockConfig(224, 3, 17, dropout=0.1, residual=True, separable=True),
+    BlockConfig(256, 3, 21, dropout=0.1, residual=True, separable=True),
+    BlockConfig(256, 1, 27, dilation=2, dropout=0.1, separable=True),
+    BlockConfig(384, 1, 1, dropout=0.1),
+)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """A training run; with the data, it decides every weight.
+
+    Attributes:
+        blocks: the encoder.
+        seed: of the corpus, the initial weights, the order, the distortions and the dropout.
+        steps: optimiser steps.
+        batch_size: utterances a step.
+        learning_rate: its peak, reached after `warmup_share` of the steps, then a cosine to zero.
+        weight_decay: AdamW's, decoupled.
+        gradient_norm: gradients are clipped to this norm.
+        bfloat16: products in bfloat16 (weights, normalisation and loss stay float32).
+        mini_utterances: of the mini corpus's training split.
+        mini_variants, an4_variants: copies kept of each utterance: the recording, then distorted.
+        an4_repeats: times that an epoch visits each AN4 utterance (each mini one: once).
+        an4_held_out_every: one of so many AN4 speakers is kept for choosing the checkpoint.
+        checkpoint_every: steps between two checkpoints, each with a validation.
+        threads: of the CPU.
+    """
+
+    blocks: tuple[BlockConfig, ...] = _MINI_QUARTZNET
+    seed: int = 0
+    steps: int = 5000
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warmup_share: float = 0.08
+    gradient_norm: float = 1.0
+    bfloat16: bool = True
+    mini_utterances: int = 3600
+    mini_variants: int = 2
+    an4_variants: int = 10
+    an4_repeats: int = 4
+    an4_held_out_every: int = 12
+    checkpoint_every: int = 250
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        positive = ("steps", "batch_size", "learning_rate", "gradient_norm", "mini_utterances",
+                    "mini_variants", "an4_variants", "an4_repeats", "checkpoint_every",
+                    "threads")  # fmt: skip
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
+        if not self.blocks:
+            raise InputError("A network needs at least one block.")
+        if self.an4_held_out_every < 2:
+            raise InputError("an4_held_out_every must be 2 or more, or no speaker is left.")
+        if not 0 <= self.warmup_share < 1:
+            raise InputError(f"warmup_share must be in [0, 1), not {self.warmup_share}.")
+        if self.seed < 0 or self.weight_decay < 0:
+            raise InputError("seed and weight_decay must be 0 or more.")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads back."""
+        return {**asdict(self), "blocks": [asdict(block) for block in self.blocks]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TrainingConfig":
+        """Read a JSON object; what it leaves out takes its default.
+
+        Raises:
+            InputError: an unknown key, or a value out of range.
+        """
+        if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
+            raise InputError(f"The training config has an unknown key {unknown[0]!r}; remove it.")
+        values = dict(value)
+        try:
+            if "blocks" in values:
+                values["blocks"] = tuple(BlockConfig(**block) for block in values["blocks"])
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"The training config is malformed ({error}).") from error
+
+
+def nemo_config(blocks: tuple[BlockConfig, ...], mel: MelConfig) -> dict[str, Any]:
+    """The `model_config.yaml` of an `EncDecCTCModel` that NeMo restores."""
+    jasper = [
+        {
+            "filters": block.filters,
+            "repeat": block.repeat,
+            "kernel": [block.kernel],
+            "stride": [block.stride],
+            "dilation": [block.dilation],
+            "dropout": block.dropout,
+            "residual": block.residual,
+            "separable": block.separable,
+        }
+        for block in blocks
+    ]
+    return {
+        "target": "nemo.collections.asr.models.ctc_models.EncDecCTCModel",
+        "sample_rate": mel.sample_rate,
+        "labels": list(LABELS),
+        "preprocessor": {
+            "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+            "sample_rate": mel.sample_rate,
+            "normalize": "per_feature",
+            "window_size": mel.window_size_s,
+            "window_stride": mel.window_stride_s,
+            "window": "hann",
+            "features": mel.n_mels,
+            "n_fft": mel.n_fft,
+            "frame_splicing": 1,
+            "dither": 1e-5,
+            "pad_to": mel.pad_to,
+        },
+        "encoder": {
+            "_target_": "nemo.collections.asr.modules.ConvASREncoder",
+            "feat_in": mel.n_mels,
+            "activation": "relu",
+            "conv_mask": True,
+            "jasper": jasper,
+        },
+        "decoder": {
+            "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
+            "feat_in": blocks[-1].filters,
+            "num_classes": len(LABELS),
+            "vocabulary": list(LABELS),
+        },
+    }
