@@ -1,6 +1,10 @@
 """Fixtures shared by the suite."""
 
+import gzip
+import io
 import os
+import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,3 +26,20 @@ def quartznet_nemo(assets: Path) -> Path:
     if not path.is_file():
         pytest.skip(f"{path} is absent")
     return path
+
+
+@pytest.fixture
+def make_tar() -> Callable[..., bytes]:
+    """A function from names and contents to the bytes of a tar archive (gzip by default)."""
+
+    def make(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        content = buffer.getvalue()
+        return gzip.compress(content, mtime=0) if mode == "w:gz" else content  # same bytes always
+
+    return make

@@ -21,6 +21,7 @@ __all__ = ["MelConfig", "MelFrontEnd", "load_audio", "pad_features"]
 
 _PREEMPHASIS = 0.97
 _LOG_GUARD = 2.0**-24  # added before the logarithm
+_MAX_FFT = 1 << 16  # samples; bounds what a hostile config can ask for
 _STD_GUARD = 1e-5  # added to the standard deviation
 
 
@@ -83,14 +84,17 @@ class MelConfig:
                 n_fft=int(preprocessor.get("n_fft") or 512),
                 pad_to=int(preprocessor.get("pad_to", 16)),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError(
                 f"The preprocessor section is malformed ({error}); check model_config.yaml."
             ) from error
-        if min(config.sample_rate, config.window_size_s, config.window_stride_s, n_mels) <= 0:
+        window = config.sample_rate * config.window_size_s
+        hop = config.sample_rate * config.window_stride_s
+        sound = 1 <= hop <= config.n_fft <= _MAX_FFT and 1 <= window <= config.n_fft
+        if not sound or config.sample_rate < 1 or n_mels < 1 or config.pad_to < 0:
             raise InputError(
-                "The preprocessor section has a rate, window or band count that is not positive; "
-                "check model_config.yaml."
+                "The preprocessor section has an impossible rate, window, FFT size, padding or "
+                "band count; check model_config.yaml."
             )
         return config
 

@@ -1,9 +1,9 @@
 """Files that are either whole or absent: write to a temporary name, then rename."""
 
+import errno
 import hashlib
 import json
-import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,15 +19,22 @@ def atomic_output(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that replaces it only if the block succeeds.
 
     The folder of `path` is created. A process killed inside the block leaves at most a hidden
-    temporary file, never a truncated `path`; two processes never share a temporary name.
+    temporary file, never a truncated `path`; two processes never share a temporary name. The
+    temporary path keeps the suffix, from which some writers tell the format.
+
+    Raises:
+        InputError: `path` is a folder, or its folder cannot be made or written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.parent / f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}"
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "a folder of that name exists", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)  # not mkstemp: the umask decides who may read a result
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}); choose another place.") from error
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes it private; results are for everybody
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -55,5 +62,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; check the path.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a readable JSON file ({error}); write it anew.") from error

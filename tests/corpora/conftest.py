@@ -1,10 +1,8 @@
 """A local HTTP server with the faults that real ones have."""
 
-import io
 import re
-import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -77,19 +75,3 @@ def server() -> Iterator[FileServer]:
         state.released.set()
         http.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def make_tar() -> Callable[..., bytes]:
-    """A function from names and contents to the bytes of a tar archive (gzip by default)."""
-
-    def make(files: dict[str, bytes], mode: str = "w:gz") -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode=mode) as tar:  # type: ignore[call-overload]
-            for name, content in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-        return buffer.getvalue()
-
-    return make

@@ -84,17 +84,17 @@ def test_loss_falls_and_the_archive_loads(work_dir: Path, tmp_path: Path) -> Non
     record = train(TINY, output, work_dir, an4_train=an4, an4_test=an4)
     losses = [entry["loss"] for entry in record["history"]]
     assert len(losses) == 3
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     assert json.loads(output.with_suffix(".json").read_text()) == record
     assert set(record["tests"]) == {"mini-clean", "mini-other", "an4-test"}
     assert set(record["data_sha256"]) == {"train", "mini-clean", "mini-other", "an4-train"}
 
     model = load_model(output)
     assert model.family == "quartznet"
-    assert model.mel == MelConfig()
+    assert model.front_end.config == MelConfig()
     assert len(model.labels) == 28
-    running_mean = model.network.state_dict()["encoder.encoder.0.mconv.2.running_mean"]
-    assert running_mean.abs().max() > 0.01  # BatchNorm was trained
+    state = model.network.state_dict()
+    assert state["encoder.encoder.0.mconv.2.num_batches_tracked"] == record["kept_step"]
 
 
 class _Killed(Exception):

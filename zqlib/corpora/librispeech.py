@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from zqlib.corpora.archives import extract_tar
+from zqlib.archives import extract_tar
 from zqlib.corpora.download import download
 from zqlib.corpora.manifest import Utterance, write_manifest
 from zqlib.errors import InputError

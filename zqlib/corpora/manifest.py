@@ -35,7 +35,8 @@ def read_manifest(path: Path) -> list[Utterance]:
             `audio_filepath`, `duration` or `text`, or has a duration that is not positive.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # not splitlines(), which would also split inside a text, at U+2028 for one
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"The manifest {path} cannot be read ({error}); check the path."
@@ -60,7 +61,7 @@ def _parse(path: Path, number: int, line: str) -> Utterance:
             raise TypeError("audio_filepath and text must be strings")
         if not (duration_s > 0 and math.isfinite(duration_s)):
             raise ValueError(f"duration {duration_s} is not positive")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"Line {number} of {path} is not a manifest entry ({error!r}); it needs "
             "audio_filepath, duration and text."
@@ -69,12 +70,16 @@ def _parse(path: Path, number: int, line: str) -> Utterance:
 
 
 def write_manifest(path: Path, utterances: Sequence[Utterance]) -> None:
-    """Write a manifest atomically; audio below its folder is named by a relative path."""
+    """Write a manifest atomically; audio below its folder is named by a relative path.
+
+    Other audio is named by its absolute path.
+    """
     lines = []
+    folder = path.parent.absolute()
     for utterance in utterances:
-        audio_path = utterance.audio_path
-        if audio_path.is_relative_to(path.parent):
-            audio_path = audio_path.relative_to(path.parent)
+        audio_path = utterance.audio_path.absolute()  # `..` is kept: links may be on the way
+        if audio_path.is_relative_to(folder):
+            audio_path = audio_path.relative_to(folder)
         entry = {
             "audio_filepath": audio_path.as_posix(),
             "duration": round(utterance.duration_s, 4),

@@ -5,8 +5,8 @@ A multiplier M is held as (m, e), M ~= m * 2^-e, with int32 m in [2^30, 2^31) or
     round(acc * M) ~= (int64(acc) * m + 2^(e-1)) >> e
 
 with an arithmetic shift, that is rounding half up (toward +infinity) of acc * m * 2^-e.
-The relative error of m is at most 2^-31, so for |acc| < 2^31 the product is off by less than one
-half of an output step per 2^31 of |acc * M|, and by nothing else than the one rounding.
+The relative error of m is at most 2^-31, so before its one rounding the product is off by at most
+one output step per 2^31 of |acc * M|: for an 8-bit output, by nothing that can be seen.
 
 Reference: Jacob et al., arXiv 1712.05877, section 2.2; Q-ASR (arXiv 2103.16827) calls it dyadic.
 """

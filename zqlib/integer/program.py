@@ -8,7 +8,8 @@ bit of the result.
 Every tensor is (batch, channels, frames). Each has a number of valid frames per utterance, and a
 convolution reads positions beyond it as 0, so that padding never changes an integer.
 
-Building a `Program` checks it: types, shapes, and the proof that no accumulator can overflow.
+Building a `Program` checks it: types, shapes in channels and in frames, and the proof that no
+accumulator can overflow.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,9 @@ __all__ = [
     "Term",
     "accumulator_bound",
 ]
+
+_MAX_SIZE = 2**12
+"""Largest stride, padding and dilation: a file cannot ask for more memory than its input does."""
 
 _CONTAINERS = {
     torch.int8: (-(2**7), 2**7 - 1),
@@ -58,7 +62,8 @@ class TensorType:
         if self.dtype not in _CONTAINERS:
             raise LoweringError(f"A program tensor cannot be held in {self.dtype}.")
         low, high = _CONTAINERS[self.dtype]
-        if not (low <= self.low <= 0 <= self.high <= high) or self.channels < 1:
+        integers = all(type(value) is int for value in (self.channels, self.low, self.high))
+        if not integers or not (low <= self.low <= 0 <= self.high <= high) or self.channels < 1:
             raise LoweringError(f"The tensor type {self} does not fit its container.")
 
     @property
@@ -151,8 +156,8 @@ class Program:
         tokens: name of the token ids.
 
     Raises:
-        LoweringError: the program reads a tensor before it is written, mixes shapes or types, or
-            has a layer whose accumulator could exceed int32.
+        LoweringError: the program reads a tensor before it is written, names two operators alike,
+            mixes shapes or types, or has a layer whose accumulator could exceed int32.
     """
 
     tensors: Mapping[str, TensorType]
@@ -162,8 +167,12 @@ class Program:
     tokens: str
 
     def __post_init__(self) -> None:
-        written = {self.input}
+        written = {self.input: _Frames()}
+        names = set()
         for operator in self.operators:
+            if operator.name in names:
+                raise LoweringError(f"Two operators are named {operator.name}.")
+            names.add(operator.name)
             reads = (
                 [term.input for term in operator.terms]
                 if isinstance(operator, Requantize)
@@ -176,20 +185,32 @@ class Program:
                 raise LoweringError(f"{operator.name} writes {operator.output!r} a second time.")
             if not {*reads, operator.output} <= self.tensors.keys():
                 raise LoweringError(f"{operator.name} uses a tensor that has no type.")
-            written.add(operator.output)
             match operator:
                 case Conv1d():
                     self._check_conv(operator)
+                    written[operator.output] = written[operator.input].after(operator)
                 case Requantize():
                     self._check_requantize(operator)
+                    frames = {written[name] for name in reads}
+                    _require(len(frames) == 1, operator.name, "terms have the same frames")
+                    written[operator.output] = frames.pop()
                 case Argmax():
-                    channels = self.tensors[operator.output].channels
-                    _require(channels == 1, operator.name, "an argmax has one output channel")
-        if not {self.logits, self.tokens} <= written:
+                    classes = self.tensors[operator.input].channels
+                    target = self.tensors[operator.output]
+                    indices = TensorType(1, torch.int32, 0, classes - 1)
+                    _require(target == indices, operator.name, "an argmax writes int32 indices")
+                    written[operator.output] = written[operator.input]
+        if not {self.logits, self.tokens} <= written.keys() - {self.input}:
             raise LoweringError("The program never writes its logits or its tokens.")
+        for name in (self.logits, self.tokens):
+            _require(self.tensors[name].dtype == torch.int32, name, "logits and tokens are int32")
+        _require(self.tensors[self.tokens].channels == 1, self.tokens, "tokens have one channel")
 
     def _check_conv(self, conv: Conv1d) -> None:
         source, target = self.tensors[conv.input], self.tensors[conv.output]
+        _require(conv.weight.ndim == 3, conv.name, "weights are (out, in / groups, taps)")
+        bits_known = type(conv.weight_bits) is int and 2 <= conv.weight_bits <= 8
+        _require(bits_known, conv.name, "weights have 2 to 8 bits")
         out, per_group, _ = conv.weight.shape
         limit = 2 ** (conv.weight_bits - 1) - 1
         _require(conv.weight.dtype == torch.int8, conv.name, "weights are int8")
@@ -208,8 +229,11 @@ class Program:
         _require(dense or depthwise, conv.name, "a convolution is dense or depthwise")
         _require(source.dtype != torch.int32, conv.name, "a convolution reads int8 or uint8")
         _require(target == ACCUMULATOR(out), conv.name, "a convolution writes an accumulator")
+        sizes = (conv.stride, conv.dilation, conv.padding + 1)
         _require(
-            min(conv.stride, conv.dilation) >= 1 and conv.padding >= 0, conv.name, "sizes are valid"
+            all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes),
+            conv.name,
+            f"stride, dilation and padding are below {_MAX_SIZE}",
         )
         bound = int(accumulator_bound(conv, source).max())
         if bound >= 2**31:
@@ -245,6 +269,21 @@ class Program:
                 operator.name,
                 "the multipliers of a sum are below 2^23",
             )
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """How many frames a tensor has for an input of n: (n + shift) // stride + offset."""
+
+    stride: int = 1
+    shift: int = 0
+    offset: int = 0
+
+    def after(self, conv: Conv1d) -> "_Frames":
+        change = 2 * conv.padding - conv.dilation * (conv.weight.shape[2] - 1) - 1
+        stride = self.stride * conv.stride
+        carry, shift = divmod(self.shift + self.stride * (self.offset + change), stride)
+        return _Frames(stride, shift, carry + 1)
 
 
 def _require(condition: bool, name: str, rule: str) -> None:

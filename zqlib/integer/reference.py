@@ -48,7 +48,8 @@ def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
         Token ids, logits and output lengths.
 
     Raises:
-        InputError: the features or the lengths do not fit the program's input.
+        InputError: the features or the lengths do not fit the program's input, or an utterance is
+            shorter than a convolution without padding needs.
         FloatInIntegerProgram: an operation touched a floating-point tensor.
     """
     _check_input(program.tensors[program.input], features, lengths)
@@ -72,7 +73,7 @@ def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
             match operator:
                 case Conv1d():
                     x, valid = take(operator.input)
-                    result = _conv1d(operator, _mask(x, valid)), operator.output_lengths(valid)
+                    result = _conv1d(operator, _mask(x, valid)), _output_lengths(operator, valid)
                 case Requantize():
                     target = program.tensors[operator.output]
                     terms = [(*take(term.input), term.m, term.e) for term in operator.terms]
@@ -90,7 +91,7 @@ def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
 
 
 def _check_input(expected: TensorType, features: Tensor, lengths: Tensor) -> None:
-    if features.ndim != 3 or features.shape[1] != expected.channels or features.shape[2] == 0:
+    if features.ndim != 3 or features.shape[1] != expected.channels or 0 in features.shape:
         raise InputError(
             f"The program reads (batch, {expected.channels}, frames); "
             f"these features have shape {tuple(features.shape)}."
@@ -105,6 +106,13 @@ def _check_input(expected: TensorType, features: Tensor, lengths: Tensor) -> Non
         raise InputError("Every length must be between 1 and the number of frames.")
     if int(features.min()) < expected.low or int(features.max()) > expected.high:
         raise InputError(f"The features leave the range [{expected.low}, {expected.high}].")
+
+
+def _output_lengths(conv: Conv1d, lengths: Tensor) -> Tensor:
+    result = conv.output_lengths(lengths)
+    if int(result.min()) < 1:
+        raise InputError(f"An utterance is too short for layer {conv.name}; leave it out.")
+    return result
 
 
 def _mask(x: Tensor, lengths: Tensor) -> Tensor:

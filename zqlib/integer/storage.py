@@ -1,12 +1,15 @@
 """Programs in files: one safetensors file, checksummed, weights bit-packed below 8 bits.
 
 Layout: the tensors of the program (weights packed to `weight_bits` bits, little-endian bit order),
-and in the header's metadata `format`, `version`, `sha256` and a JSON `program` with the operators.
-safetensors cannot hold code, and its reader checks every offset against the file's size.
+and in the header's metadata the single entry `zq`: JSON with `version`, `sha256` and `program`, the
+operators. (A single entry, because safetensors writes several in random order.) The checksum covers
+the program and the name, type, shape and bytes of every tensor. safetensors cannot hold code, and
+its reader checks every offset against the file's size.
 """
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zqlib.errors import InputError, LoweringError
+from zqlib.errors import InputError, ZqError
 from zqlib.files import atomic_output
 from zqlib.integer.program import (
     Argmax,
@@ -48,7 +51,7 @@ def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     Raises:
         InputError: the number of bytes does not fit the shape.
     """
-    count = int(np.prod(shape, dtype=np.int64))
+    count = math.prod(shape)
     if packed.dtype != torch.uint8 or packed.shape != (-(-count * bits // 8),):
         raise InputError(f"A weight of shape {shape} at {bits} bits has the wrong packed size.")
     planes = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little")
@@ -83,11 +86,14 @@ def save_program(
         "tokens": program.tokens,
         "metadata": dict(metadata),
     }
-    text = json.dumps(description, sort_keys=True)
-    header = {"format": "zq", "version": str(FORMAT_VERSION), "program": text}
-    header["sha256"] = _digest(text, tensors)
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    header = {
+        "version": FORMAT_VERSION,
+        "sha256": _digest(description, tensors),
+        "program": description,
+    }
     with atomic_output(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=header)
+        save_file(tensors, temporary, metadata={"zq": json.dumps(header, sort_keys=True)})
 
 
 def _describe(operator: Operator, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -124,11 +130,11 @@ def _describe(operator: Operator, tensors: dict[str, Tensor]) -> dict[str, Any]:
             }
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
+def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    kinds = {name: [str(value.dtype), list(value.shape)] for name, value in tensors.items()}
+    digest = hashlib.sha256(json.dumps([description, kinds], sort_keys=True).encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().numpy().tobytes())
+        digest.update(tensors[name].numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -146,24 +152,30 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
         raise InputError(f"The program {path} does not exist; make it with `zq quantize`.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(
             f"{path} is not a complete .zq file ({error}); make it again with `zq quantize`."
         ) from error
-    if header.get("format") != "zq":
-        raise InputError(f"{path} is a safetensors file but not a .zq program.")
-    if header.get("version") != str(FORMAT_VERSION):
+    if "zq" not in metadata:
+        raise InputError(f"{path} is a safetensors file but not a .zq program; give another file.")
+    try:
+        header = json.loads(metadata["zq"])
+        version, description = header["version"], header["program"]
+        intact = header["sha256"] == _digest(description, tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} has format version {header.get('version')}, this zqlib reads version "
-            f"{FORMAT_VERSION}; make it again with `zq quantize`."
+            f"{path} has a malformed header ({error!r}); make it again with `zq quantize`."
+        ) from error
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version}, this zqlib reads version {FORMAT_VERSION}; "
+            "make it again with `zq quantize`."
         )
-    text = header.get("program", "")
-    if header.get("sha256") != _digest(text, tensors):
+    if not intact:
         raise InputError(f"{path} does not match its checksum; make it again with `zq quantize`.")
     try:
-        description = json.loads(text)
         program = Program(
             tensors={
                 name: TensorType(channels, _DTYPES[dtype], low, high)
@@ -175,9 +187,13 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
             tokens=description["tokens"],
         )
         extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
-        return program, description["metadata"], extra
-    except (KeyError, TypeError, ValueError, AttributeError, LoweringError) as error:
-        raise InputError(f"{path} does not hold a valid program ({error}).") from error
+        return program, dict(description["metadata"]), extra
+    except (
+        KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, ZqError
+    ) as error:  # fmt: skip
+        raise InputError(
+            f"{path} does not hold a valid program ({error}); make it again with `zq quantize`."
+        ) from error
 
 
 def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
@@ -185,8 +201,8 @@ def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
     kind, name = entry.pop("op"), entry["name"]
     if kind == "conv1d":
         out, per_group, taps = entry.pop("shape")
-        shape, bits = (int(out), int(per_group), int(taps)), int(entry["weight_bits"])
-        if not 2 <= bits <= 8 or min(shape) < 1:
+        shape, bits = (int(out), int(per_group), int(taps)), entry["weight_bits"]
+        if type(bits) is not int or not 2 <= bits <= 8 or min(shape) < 1:
             raise ValueError(f"{name} has impossible weights")
         weight = unpack_bits(tensors[f"{name}.weight"], bits, shape)
         return Conv1d(weight=weight, bias=tensors.get(f"{name}.bias"), **entry)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from zqlib.audio import MelConfig, MelFrontEnd
 from zqlib.errors import InputError
 from zqlib.models.jasper import JasperConfig, JasperCTC
@@ -35,27 +37,34 @@ def load_model(path: Path) -> CTCModel:
 
     Raises:
         InputError: the archive cannot be read (see `read_nemo`), its model is of a family that is
-            not supported, or its weights do not fit its config.
+            not supported, its config is malformed, or its weights do not fit its config.
     """
     archive = read_nemo(path)
-    encoder = archive.config.get("encoder")
-    target = str(encoder.get("_target_")) if isinstance(encoder, dict) else "unknown"
-    if not target.endswith("ConvASREncoder"):
+    for section in ("preprocessor", "encoder", "decoder"):
+        if not isinstance(archive.config.get(section), dict):
+            raise InputError(f"The config in {path} has no section {section!r} with options.")
+    target = archive.config["encoder"].get("_target_")
+    if not isinstance(target, str) or not target.endswith("ConvASREncoder"):
         raise InputError(
             f"{path} holds an encoder of type {target!r}; only QuartzNet and Jasper "
             "(ConvASREncoder) with a CTC decoder are supported."
         )
     config = JasperConfig.from_nemo(archive.config)
-    mel = MelConfig.from_nemo(archive.config.get("preprocessor", {}))
+    mel = MelConfig.from_nemo(archive.config["preprocessor"])
     if mel.n_mels != config.n_mels:
         raise InputError(
             f"{path} has a preprocessor of {mel.n_mels} mels and an encoder of {config.n_mels}."
         )
     filters = archive.state.get("preprocessor.featurizer.fb")  # NeMo stores it: (1, mels, bins)
-    if filters is not None and filters.shape != (1, mel.n_mels, mel.n_fft // 2 + 1):
-        raise InputError(f"{path} has a mel filter bank of shape {tuple(filters.shape)}.")
-    front_end = MelFrontEnd(mel, None if filters is None else filters[0].float())
-    network = JasperCTC(config)
+    if filters is not None:
+        if filters.shape != (1, mel.n_mels, mel.n_fft // 2 + 1):
+            raise InputError(f"{path} has a mel filter bank of shape {tuple(filters.shape)}.")
+        if not torch.isfinite(filters).all():
+            raise InputError(f"{path} has a mel filter bank with values that are not finite.")
+        filters = filters[0].float()
+    front_end = MelFrontEnd(mel, filters)
+    with torch.device("meta"):  # no memory for sizes that only the config claims
+        network = JasperCTC(config)
     load_state(network, archive.state, str(path))
     network.eval()
     network.requires_grad_(False)

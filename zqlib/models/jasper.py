@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _BATCH_NORM_EPS = 1e-3
+_MAX_SIZE = 1 << 14  # far above any published model; bounds what a hostile config can ask for
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,17 @@ class BlockConfig:
     separable: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.filters, self.repeat, self.kernel, self.stride, self.dilation) < 1:
-            raise InputError(f"A Jasper block has a size below 1 ({self}); check the model config.")
+        sizes = (self.filters, self.repeat, self.kernel, self.stride, self.dilation)
+        switches = (self.residual, self.residual_dense, self.separable)
+        if any(type(n) is not int for n in sizes) or any(type(s) is not bool for s in switches):
+            raise TypeError("a size is not an integer or a switch neither true nor false")
+        if not 0 <= self.dropout < 1:
+            raise InputError("A Jasper block has a dropout outside [0, 1); check the model config.")
+        if min(sizes) < 1 or max(sizes) > _MAX_SIZE:
+            raise InputError(
+                f"A Jasper block has a size outside 1 to {_MAX_SIZE} ({self}); check the model "
+                "config."
+            )
         if self.stride > 1 and self.dilation > 1:
             raise InputError("A Jasper block cannot be both strided and dilated; choose one.")
         if self.kernel % 2 == 0:
@@ -119,12 +129,18 @@ class JasperConfig:
                     )
             blocks = tuple(BlockConfig.from_nemo(block) for block in encoder["jasper"])
             n_classes = len(decoder["vocabulary"])
+            if not isinstance(encoder["jasper"], list | tuple):
+                raise TypeError("encoder.jasper is not a list of blocks")
+            if not isinstance(decoder["vocabulary"], list | tuple):
+                raise TypeError("decoder.vocabulary is not a list of labels")
             if not blocks or n_classes == 0:
                 raise ValueError("no encoder block or no vocabulary")
             if decoder["feat_in"] != blocks[-1].filters:
                 raise ValueError("decoder.feat_in differs from the filters of the last block")
+            if not 1 <= encoder["feat_in"] <= _MAX_SIZE:
+                raise ValueError(f"encoder.feat_in is outside 1 to {_MAX_SIZE}")
             return cls(int(encoder["feat_in"]), blocks, n_classes)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise InputError(
                 f"The model config is not that of a QuartzNet or Jasper ({error!r}); "
                 "check model_config.yaml."
@@ -179,13 +195,20 @@ class MaskedConv(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """`BatchNorm1d` over (batch, channels, 1, frames)."""
+    """`BatchNorm1d` over (batch, channels, 1, frames).
+
+    Takes the lengths as well, for whoever observes its input to know the valid frames.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=_BATCH_NORM_EPS, momentum=0.1)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Accept the extra axis; `batch_norm` itself takes any."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
+        """Normalise; `lengths` (batch,) change nothing."""
+        return super().forward(x)
 
 
 class ResidualBranch(nn.Sequential):
@@ -197,7 +220,7 @@ class ResidualBranch(nn.Sequential):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
         """(batch, channels, 1, frames) and lengths (batch,) to the branch's summand."""
         conv, norm = self
-        out: Tensor = norm(conv(x, lengths)[0])
+        out: Tensor = norm(*conv(x, lengths))
         return out
 
 
@@ -237,6 +260,8 @@ class JasperBlock(nn.Module):
         for layer in self.mconv:
             if isinstance(layer, MaskedConv):
                 out, out_lengths = layer(out, out_lengths)
+            elif isinstance(layer, BatchNorm):
+                out = layer(out, out_lengths)
             else:
                 out = layer(out)
         for pane, branch in zip(panes, self.res, strict=False):

@@ -1,11 +1,13 @@
 """Reads and writes `.nemo` archives (a tar of a YAML config, a state dict and artifacts).
 
-An archive is untrusted input: only regular files of a plain name are read, straight from the tar
-and never extracted by its paths; weights are loaded with `weights_only=True`.
+An archive is untrusted input: its files are read into memory by `zqlib.archives`, its YAML without
+tags and within a limit, its weights with `weights_only=True`.
 """
 
 import io
 import tarfile
+import textwrap
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from zqlib.archives import read_members
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
 
@@ -23,6 +26,16 @@ __all__ = ["NemoArchive", "load_state", "read_nemo", "write_nemo"]
 _CONFIG = "model_config.yaml"
 _WEIGHTS = "model_weights.ckpt"
 _MAX_BYTES = 4 << 30  # more than any public CTC checkpoint; bounds what a hostile archive can claim
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_CONFIG_NODES = 1 << 17  # a vocabulary of thousands of word pieces fits
+_DTYPES = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int32,
+    torch.int64,
+}
 
 
 @dataclass(frozen=True)
@@ -44,25 +57,23 @@ def read_nemo(path: Path) -> NemoArchive:
     """Read a `.nemo` archive (plain or gzip-compressed tar).
 
     Raises:
-        InputError: the file is missing, not a tar, truncated, lacks the config or the weights,
-            holds a link, a device or a path that leaves the archive, or weights that need code to
-            be unpickled.
+        InputError: the file is missing, not a tar, truncated, corrupt or hostile (see
+            `zqlib.archives`), lacks the config or the weights, holds a config that is no plain
+            YAML mapping, or weights that are no plain state dict.
     """
-    files = _read_members(path)
+    files = read_members(path, max_bytes=_MAX_BYTES)
     for name in (_CONFIG, _WEIGHTS):
         if name not in files:
             raise InputError(f"{path} holds no {name}; it is not a .nemo archive of a model.")
     try:
-        config = yaml.safe_load(files.pop(_CONFIG))
-        if not isinstance(config, dict):
-            raise yaml.YAMLError("it is not a mapping")
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"The {_CONFIG} in {path} is not valid YAML ({message}).") from error
+        config = _parse_config(files.pop(_CONFIG))
+    except Exception as error:  # yaml's constructors raise many types for odd values
+        reason = textwrap.shorten(str(error), 200) or type(error).__name__
+        raise InputError(
+            f"The {_CONFIG} in {path} is not valid ({reason}); get the checkpoint again."
+        ) from error
     try:
-        state = torch.load(io.BytesIO(files.pop(_WEIGHTS)), map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-            raise TypeError("it is not a state dict")
+        state = _parse_weights(files.pop(_WEIGHTS))
     except Exception as error:  # torch raises many types for damaged or hostile bytes
         raise InputError(
             f"The weights in {path} cannot be loaded safely ({type(error).__name__}: corrupt data "
@@ -71,37 +82,44 @@ def read_nemo(path: Path) -> NemoArchive:
     return NemoArchive(config, state, files)
 
 
-def _read_members(path: Path) -> dict[str, bytes]:
-    if not path.is_file():
-        raise InputError(f"The checkpoint {path} does not exist; check the path.")
-    files: dict[str, bytes] = {}
-    total_bytes = 0
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                if member.isdir():
-                    continue
-                name = member.name.removeprefix("./")
-                if not member.isreg() or name.startswith("/") or ".." in Path(name).parts:
-                    raise InputError(
-                        f"{path} holds the unsafe entry {member.name!r} (a link, a device or a "
-                        "path outside the archive); do not trust this file."
-                    )
-                total_bytes += member.size
-                if total_bytes > _MAX_BYTES:
-                    raise InputError(
-                        f"{path} claims more than {_MAX_BYTES >> 30} GiB; do not trust this file."
-                    )
-                stream = archive.extractfile(member)
-                content = stream.read() if stream else b""
-                if len(content) != member.size:
-                    raise tarfile.ReadError(f"{name} is cut off")
-                files[name] = content
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a complete .nemo archive ({error}); download or copy it again."
-        ) from error
-    return files
+def _parse_config(text: bytes) -> dict[str, Any]:
+    if len(text) > _MAX_CONFIG_BYTES:
+        raise yaml.YAMLError(f"it is larger than {_MAX_CONFIG_BYTES >> 20} MiB")
+    loader = yaml.SafeLoader(text)
+    root = loader.get_single_node()
+    # Aliases let a small text stand for an endless or exponential structure: count it expanded.
+    nodes, count = [root], 0
+    while nodes:
+        node = nodes.pop()
+        count += 1
+        if count > _MAX_CONFIG_NODES:
+            raise yaml.YAMLError(f"it expands to more than {_MAX_CONFIG_NODES} values")
+        if isinstance(node, yaml.MappingNode):
+            nodes.extend(part for pair in node.value for part in pair)
+        elif isinstance(node, yaml.SequenceNode):
+            nodes.extend(node.value)
+    config = loader.construct_document(root) if root else None
+    if not isinstance(config, dict):
+        raise yaml.YAMLError("it is not a mapping")
+    return config
+
+
+def _parse_weights(content: bytes) -> dict[str, Tensor]:
+    if zipfile.is_zipfile(io.BytesIO(content)):  # checkpoints of before torch 1.6 are not
+        # torch inflates whatever a record claims, and compares no checksum
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+                raise ValueError("a compressed record")
+            if damaged := archive.testzip():
+                raise ValueError(f"a wrong checksum of {damaged}")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise TypeError("not a state dict")
+    for key, value in state.items():
+        plain = isinstance(value, Tensor) and value.layout is torch.strided
+        if not (isinstance(key, str) and plain and value.is_cpu and value.dtype in _DTYPES):
+            raise TypeError(f"{key!r} is not a plain tensor")
+    return state
 
 
 def write_nemo(
@@ -111,8 +129,9 @@ def write_nemo(
     artifacts: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a `.nemo` archive that NeMo's `restore_from` accepts; same input, same bytes."""
-    weights = io.BytesIO()
-    torch.save(dict(state), weights)
+    weights = io.BytesIO()  # in memory, because torch stores the name of a file in it
+    # clones, because torch stores the whole memory behind a view
+    torch.save({key: value.detach().cpu().clone() for key, value in state.items()}, weights)
     files = {
         _CONFIG: yaml.safe_dump(dict(config), sort_keys=False).encode(),
         _WEIGHTS: weights.getvalue(),
@@ -126,7 +145,7 @@ def write_nemo(
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy a checkpoint's tensors into `module`, converting to its float type.
+    """Give a checkpoint's tensors to `module` (on any device, `meta` too), in the module's types.
 
     The mel front-end's constants, which NeMo stores beside the weights, are the only keys left out.
 
@@ -143,12 +162,14 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str
             f"{source} holds the tensor {unknown[0]!r} that its config does not name "
             f"({len(unknown)} unknown)."
         )
+    converted = {}
     for key, value in state.items():
         if value.shape != expected[key].shape:
             raise InputError(
                 f"The tensor {key!r} in {source} has shape {tuple(value.shape)}, its config needs "
                 f"{tuple(expected[key].shape)}."
             )
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if not torch.isfinite(value).all():
             raise InputError(f"The tensor {key!r} in {source} holds values that are not finite.")
-    module.load_state_dict(dict(state))
+        converted[key] = value.to(expected[key].dtype, copy=True).contiguous()
+    module.load_state_dict(converted, assign=True)

@@ -42,13 +42,14 @@ def quantize_weight(
     Returns:
         Weight int8, bias int32 at scale input_scale * scale, and the scale (out,) float64. Where a
         channel's weights are tiny beside its bias (a dead channel after folding), the scale is
-        widened until the bias fits 30 bits: its weights then count for nothing, as in float.
+        widened until the bias fits 30 bits: its weights then count for nothing, as in float. A
+        channel of zeros takes the coarsest scale of the others, which then stays the coarsest.
     """
     limit = 2 ** (bits - 1) - 1
     scale = weight.abs().amax((1, 2)).double() / limit
     if bias is not None:
         scale = torch.maximum(scale, bias.abs().double() / (input_scale * 2**30))
-    scale = scale.masked_fill(scale == 0, 1.0)  # a channel of zeros
+    scale = scale.masked_fill(scale == 0, float(scale.max()) or 1.0)
     weight_q = torch.round(weight.double() / scale[:, None, None]).clamp(-limit, limit)
     bias_q = None
     if bias is not None:

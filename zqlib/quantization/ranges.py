@@ -15,6 +15,7 @@ from zqlib.quantization.scheme import QuantScheme
 __all__ = ["Extremes", "Histogram", "clipping_value", "quantized_levels"]
 
 _BINS = 8192
+_EXACT_COUNT = 2**24  # histc counts in float32
 
 
 def quantized_levels(bits: int, signed: bool) -> tuple[int, int]:
@@ -29,8 +30,14 @@ class Extremes:
         self.low, self.high = float("inf"), float("-inf")
 
     def observe(self, values: Tensor) -> None:
-        """Take in values of any shape, float32."""
+        """Take in values of any shape, float32.
+
+        Raises:
+            InputError: a value is not finite.
+        """
         low, high = torch.aminmax(values)
+        if not torch.isfinite(high - low):
+            raise InputError("Calibration met a value that is not finite; check the features.")
         self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
 
     @property
@@ -48,7 +55,8 @@ class Histogram:
 
     def observe(self, values: Tensor) -> None:
         """Take in values of any shape, float32."""
-        self.counts += torch.histc(values.abs(), bins=_BINS, min=0, max=self.magnitude).double()
+        for part in torch.split(values.abs().flatten(), _EXACT_COUNT):
+            self.counts += torch.histc(part, bins=_BINS, min=0, max=self.magnitude).double()
 
     def percentile(self, percent: float) -> float:
         """The magnitude below which `percent` % of the values lie, to one bin."""

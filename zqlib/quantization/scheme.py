@@ -38,8 +38,10 @@ class QuantScheme:
         if self.range_method not in get_args(RangeMethod):
             known = ", ".join(get_args(RangeMethod))
             raise InputError(f"The range method {self.range_method!r} is unknown; use {known}.")
-        if not 50 < self.percentile <= 100:
-            raise InputError(f"percentile is {self.percentile}; give a number in (50, 100].")
+        if type(self.unsigned_relu) is not bool:
+            raise InputError(f"unsigned_relu is {self.unsigned_relu!r}; give true or false.")
+        if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:
+            raise InputError(f"percentile is {self.percentile!r}; give a number in (50, 100].")
 
     @property
     def name(self) -> str:

@@ -208,7 +208,7 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_norm)
         self.optimiser.step()
         self.step += 1
-        return float(loss)
+        return float(loss.detach())
 
     def note(self, loss: float, wer_pct: float | None) -> None:
         """Enter a validation in the history, keep the best weights, write a checkpoint."""

@@ -1,4 +1,4 @@
-"""Unpacking of tar archives that are not trusted: whole and inside their folder, or not at all."""
+"""Tar archives that are not trusted: taken whole and inside their folder, or not at all."""
 
 import gzip
 import io
@@ -6,19 +6,28 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from zqlib.errors import InputError
 
-__all__ = ["extract_tar"]
+__all__ = ["extract_tar", "read_members"]
 
 _MAX_MEMBERS = 1_000_000  # LibriSpeech's largest split has some 150,000
-_MAX_READ_BYTES = 16 << 20  # tarfile reads file contents by 16 KiB; only a header asks for more
+_MAX_READ_BYTES = 16 << 20  # contents are read by 1 MiB; only a header asks for more
 _CHUNK_BYTES = 1 << 20
 # what tarfile and gzip raise for damaged input; RecursionError: an endless chain of headers
-_DAMAGE = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, RecursionError)
+_DAMAGE = (
+    tarfile.TarError,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)
 
 
 def extract_tar(archive: Path, destination: Path, *, max_bytes: int) -> None:
@@ -34,28 +43,71 @@ def extract_tar(archive: Path, destination: Path, *, max_bytes: int) -> None:
 
     Raises:
         InputError: the archive is missing, not a tar, truncated or corrupt, holds an absolute
-            path, `..`, a link or a device, or unpacks to more than `max_bytes`; or `destination`
-            exists.
+            path, `..`, a link, a device or a sparse file, or unpacks to more than `max_bytes`; or
+            `destination` exists.
     """
     if destination.exists():
         raise InputError(f"{destination} exists already; remove it to unpack {archive} anew.")
-    if not archive.is_file():
-        raise InputError(f"The archive {archive} does not exist; check the path.")
     partial = destination.with_name(f"{destination.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        with _open(archive) as stream:
-            _extract(stream, archive, partial, max_bytes)
+        with _checked_tar(archive, max_bytes) as (tar, members):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for member in tqdm(members, desc=f"unpack {archive.name}", unit=" files", disable=None):
+                tar.extract(member, partial, filter="data")
         partial.replace(destination)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_members(archive: Path, *, max_bytes: int) -> dict[str, bytes]:
+    """Read the regular files of a tar archive, plain or gzip-compressed, into memory.
+
+    Args:
+        archive: the archive.
+        max_bytes: limit of the sum of the files' sizes.
+
+    Returns:
+        The content of each file by its path, without a leading `./`.
+
+    Raises:
+        InputError: as `extract_tar` does for the archive.
+    """
+    files: dict[str, bytes] = {}
+    with _checked_tar(archive, max_bytes) as (tar, members):
+        for member in members:
+            source = tar.extractfile(member)
+            if source is None:  # a folder
+                continue
+            content = io.BytesIO()
+            shutil.copyfileobj(source, content, _CHUNK_BYTES)
+            files[str(PurePosixPath(member.name))] = content.getvalue()
+    return files
+
+
+@contextmanager
+def _checked_tar(
+    archive: Path, max_bytes: int
+) -> Iterator[tuple[tarfile.TarFile, Iterator[tarfile.TarInfo]]]:
+    """The opened archive and its members, all of which the caller has to take."""
+    try:
+        if not archive.is_file():
+            raise InputError(f"The archive {archive} does not exist as a file; check the path.")
+        with _open(archive) as stream:
+            with tarfile.open(fileobj=stream, mode="r:") as tar:
+                yield tar, _checked_members(tar, archive, max_bytes)
+                # tarfile takes a damaged header for the end; the true end is a block of 0
+                stream.seek(tar.offset)
+                if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("it breaks off before its end mark")
+            while stream.read(_CHUNK_BYTES):
+                pass  # to the end, where gzip keeps its checksum
     except _DAMAGE as error:
         raise InputError(
             f"{archive} is not a whole and sound tar archive ({error}); get it again."
         ) from error
     except OSError as error:  # a full disk, or a file where the archive wants a folder
-        raise InputError(f"{archive} cannot be unpacked into {destination} ({error}).") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise InputError(f"{archive} cannot be unpacked ({error}).") from error
 
 
 class _GuardedReader(io.BufferedReader):
@@ -75,28 +127,15 @@ def _open(archive: Path) -> _GuardedReader:
     return _GuardedReader(raw, _CHUNK_BYTES)
 
 
-def _extract(stream: _GuardedReader, archive: Path, folder: Path, max_bytes: int) -> None:
-    with tarfile.open(fileobj=stream, mode="r:") as tar:
-        members = _checked_members(tar, archive, max_bytes)
-        for member in tqdm(members, desc=f"unpack {archive.name}", unit=" files", disable=None):
-            tar.extract(member, folder, filter="data")
-        # tarfile takes a damaged header for the end of the archive; the true end is a block of 0
-        stream.seek(tar.offset)
-        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("it breaks off before its end mark")
-    while stream.read(_CHUNK_BYTES):
-        pass  # to the end, where gzip keeps its checksum
-
-
 def _checked_members(
     tar: tarfile.TarFile, archive: Path, max_bytes: int
 ) -> Iterator[tarfile.TarInfo]:
     total_bytes = 0
     for count, member in enumerate(tar, start=1):
         path = PurePosixPath(member.name)
-        if not (member.isfile() or member.isdir()):
+        if not (member.isfile() or member.isdir()) or member.issparse():
             raise InputError(
-                f"{archive} holds {member.name!r}, which is a link or a device; "
+                f"{archive} holds {member.name!r}, which is a link, a device or a sparse file; "
                 "do not trust this file."
             )
         if path.is_absolute() or ".." in path.parts:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zqlib.corpora import archives
-from zqlib.corpora.archives import extract_tar
+from zqlib import archives
+from zqlib.archives import extract_tar, read_members
 from zqlib.errors import InputError
 
 FILES = {
@@ -70,7 +70,7 @@ def test_paths_that_lead_out(tmp_path, make_tar, name):
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
 )
 def test_links_and_devices(tmp_path, kind):
-    refuse(tmp_path, one_member(type=kind, linkname="b.txt"), "a link or a device")
+    refuse(tmp_path, one_member(type=kind, linkname="b.txt"), "a link, a device or")
 
 
 def test_limit_of_size_is_exact(tmp_path, make_tar):
@@ -162,3 +162,61 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path, make_tar: Callable[...,
     out = unpack(tmp_path, make_tar({"a": b"x"}))
     assert [path.name for path in out.iterdir()] == ["a"]
     assert not (tmp_path / "out.partial").exists()
+
+
+def read(tmp_path: Path, content: bytes, max_bytes: int = MAX_BYTES) -> dict[str, bytes]:
+    (tmp_path / "archive").write_bytes(content)
+    return read_members(tmp_path / "archive", max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_read_members(tmp_path, make_tar, mode):
+    large = {"./large": np.random.default_rng(1).bytes((3 << 20) + 5)}
+    found = read(tmp_path, make_tar(FILES | large, mode), 4 << 20)
+    assert found == {name.removeprefix("./"): body for name, body in (FILES | large).items()}
+    assert list(tmp_path.iterdir()) == [tmp_path / "archive"]
+
+
+def test_read_members_passes_over_folders(tmp_path):
+    assert read(tmp_path, one_member(type=tarfile.DIRTYPE, name="./")) == {}
+
+
+def test_read_members_takes_no_more_than_the_limit(tmp_path, make_tar):
+    content = make_tar({"a": bytes(600), "b": bytes(400)})
+    assert read(tmp_path, content, 1000) == {"a": bytes(600), "b": bytes(400)}
+    with pytest.raises(InputError, match="more than 999 bytes"):
+        read(tmp_path, content, 999)
+
+
+def test_read_members_sees_damage(tmp_path, make_tar):
+    whole = make_tar({"a": b"x" * 512, "b": b"y" * 512}, "w")
+    damaged = whole[:1027] + b"?" + whole[1028:]
+    for content in (whole[:512], whole[:1300], whole[:2048], damaged):
+        with pytest.raises(InputError, match="not a whole and sound"):
+            read(tmp_path, content)
+
+
+@pytest.mark.parametrize("act", [unpack, read])
+def test_sparse_files(tmp_path, act):
+    # a few bytes that stand for many
+    sparse = tarfile.TarInfo("corpus/a.bin")
+    sparse.pax_headers = {"GNU.sparse.size": "1000000", "GNU.sparse.map": "0,0"}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(sparse)
+    with pytest.raises(InputError, match="a sparse file"):
+        act(tmp_path, buffer.getvalue())
+
+
+@pytest.mark.parametrize("mtime", ["1e300", "nan", "-1e300"])
+def test_impossible_time(tmp_path, mtime):
+    content = one_member(pax_headers={"mtime": mtime})
+    try:
+        assert (unpack(tmp_path, content) / "corpus/a.txt").is_file()
+    except InputError:
+        assert list(tmp_path.iterdir()) == [tmp_path / "archive"]
+
+
+def test_folder_in_place_of_the_archive(tmp_path):
+    with pytest.raises(InputError, match="does not exist as a file"):
+        read_members(tmp_path, max_bytes=1)

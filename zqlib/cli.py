@@ -1,0 +1,277 @@
+"""`zq`: the command line. Heavy modules are imported by the commands that need them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zqlib.errors import InputError, ZqError
+
+if TYPE_CHECKING:
+    from zqlib.results import Record
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Integer-only zero-shot quantization of CTC speech recognisers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Format = Annotated[str, typer.Option("--format", help="table for people, json for scripts")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar")]
+
+
+def main() -> None:
+    """Run `zq`; an error meant for people becomes one sentence and exit status 1."""
+    try:
+        app()
+    except ZqError as error:
+        print(f"zq: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("zq: interrupted; the same command goes on where it was.", file=sys.stderr)
+        sys.exit(130)
+
+
+@app.command(epilog="Example: zq quantize QuartzNet15x5Base-En.nemo -o quartznet.zq --bits 8")
+def quantize(
+    model: Annotated[Path, typer.Argument(help="a .nemo checkpoint (QuartzNet or Jasper)")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the .zq file to write")],
+    bits: Annotated[
+        int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")
+    ] = None,
+    scheme: Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")] = None,
+    ranges: Annotated[
+        str, typer.Option(help="activation ranges: minmax, percentile or mse")
+    ] = "minmax",
+    calibration: Annotated[
+        str, typer.Option(help="synthetic (no data), noise, or real (with --manifest)")
+    ] = "synthetic",
+    manifest: Annotated[
+        Path | None, typer.Option(help="recordings to calibrate on, for --calibration real")
+    ] = None,
+    synthesis: Annotated[
+        str, typer.Option(help="reduced (minutes), authors (20 x 200 steps) or a JSON file")
+    ] = "reduced",
+    steps: Annotated[int | None, typer.Option(help="optimisation steps per batch")] = None,
+    batches: Annotated[int | None, typer.Option(help="synthetic batches")] = None,
+    seed: Annotated[int, typer.Option(help="of the synthetic data or the noise")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Turn a float checkpoint into an integer-only model, without any data."""
+    from zqlib import quantized_model
+    from zqlib.calibration_data import calibration_batches, synthesis_config
+    from zqlib.models import load_model
+    from zqlib.quantization.scheme import preset
+
+    if bits is not None and scheme is not None:
+        raise InputError("Give --bits or --scheme, not both.")
+    chosen = preset(scheme or f"w{bits or 8}a{bits or 8}", range_method=ranges)
+    if output.suffix != ".zq":
+        raise InputError(f"The output {output} must end in .zq.")
+    config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
+    loaded = load_model(model)
+    data, description = calibration_batches(
+        loaded, calibration, config, manifest, progress=not quiet
+    )
+    quantized = quantized_model.quantize(loaded, data, chosen, description)
+    quantized.save(output)
+    float_mb = 4e-6 * sum(tensor.numel() for tensor in loaded.network.state_dict().values())
+    size_mb = output.stat().st_size / 1e6
+    print(
+        f"{output}: {loaded.family} {loaded.name}, {chosen.name}, {calibration} calibration, "
+        f"{size_mb:.2f} MB ({float_mb / size_mb:.2f}x smaller than float32)"
+    )
+
+
+@app.command(epilog="Example: zq transcribe quartznet.zq speech.flac more.wav")
+def transcribe(
+    model: Annotated[Path, typer.Argument(help="a .zq program or a .nemo checkpoint")],
+    audio: Annotated[list[Path], typer.Argument(help="FLAC or WAV files, mono")],
+    batch_size: Annotated[int, typer.Option(help="files that run together")] = 1,
+    resample: Annotated[bool, typer.Option(help="convert other sample rates")] = False,
+    format: Format = "table",
+) -> None:
+    """Print what is said in audio files."""
+    from zqlib import recognition
+
+    _check_format(format)
+    recogniser = recognition.load_recogniser(model)
+    texts = recognition.transcribe(recogniser, audio, batch_size=batch_size, resample=resample)
+    if format == "json":
+        rows = [{"audio": str(p), "text": t} for p, t in zip(audio, texts, strict=True)]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for path, text in zip(audio, texts, strict=True):
+        print(text if len(audio) == 1 else f"{path}: {text}", flush=True)
+
+
+@app.command(epilog="Example: zq evaluate quartznet.zq test-other.jsonl --baseline quartznet.nemo")
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="a .zq program or a .nemo checkpoint")],
+    manifest: Annotated[Path, typer.Argument(help="a NeMo JSONL manifest with transcripts")],
+    baseline: Annotated[
+        Path | None, typer.Option(help="another model to compare with, on the same utterances")
+    ] = None,
+    hypotheses: Annotated[
+        Path | None, typer.Option(help="store what was recognised in this JSONL file")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="utterances that run together")] = 1,
+    format: Format = "table",
+    quiet: Quiet = False,
+) -> None:
+    """Word error rate on a manifest, with a 95 % bootstrap interval."""
+    from zqlib import evaluation, recognition
+
+    _check_format(format)
+    models = [model] if baseline is None else [model, baseline]
+    recognisers = [recognition.load_recogniser(path) for path in models]
+    heard = [
+        recognition.recognise_manifest(
+            recogniser, manifest, batch_size=batch_size, progress=not quiet
+        )
+        for recogniser in recognisers
+    ]
+    if hypotheses:
+        evaluation.write_hypotheses(hypotheses, heard[0])
+    score = evaluation.word_error_rate(heard[0])
+    result: dict[str, Any] = {
+        "model": str(model), "engine": recognisers[0].engine, "manifest": str(manifest),
+        "utterances": score.utterances, "words": score.words,
+        "wer_pct": score.wer_pct, "wer_ci95": score.ci95,
+    }  # fmt: skip
+    if baseline:
+        delta = evaluation.paired_difference(heard[1], heard[0])
+        result |= {
+            "baseline": str(baseline),
+            "baseline_wer_pct": evaluation.word_error_rate(heard[1]).wer_pct,
+            "delta_wer_pct": delta.delta_wer_pct,
+            "delta_ci95": delta.ci95,
+        }
+    if format == "json":
+        print(json.dumps(result, indent=2))
+        return
+    print(
+        f"{model} ({result['engine']}): WER {score.wer_pct:.2f} % "
+        f"[{score.ci95[0]:.2f}, {score.ci95[1]:.2f}] "
+        f"on {score.utterances} utterances, {score.words} words"
+    )
+    if baseline:
+        low, high = result["delta_ci95"]
+        print(
+            f"against {baseline}: {result['baseline_wer_pct']:.2f} %, "
+            f"difference {result['delta_wer_pct']:+.2f} points [{low:+.2f}, {high:+.2f}]"
+        )
+
+
+@app.command(epilog="Example: zq reproduce --profile quick --only wer -p splits=mini-clean")
+def reproduce(
+    profile: Annotated[str, typer.Option(help="quick, local or full")] = "quick",
+    only: Annotated[str | None, typer.Option(help="one notebook: synthesis or wer")] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", help="name=value for the notebooks; lists by commas"),
+    ] = None,
+    force: Annotated[bool, typer.Option(help="run although nothing changed")] = False,
+) -> None:
+    """Run the experiments of a profile; what is done and unchanged is not run again."""
+    from zqlib.parameters import parse_parameters
+    from zqlib.reproduce import reproduce as run
+
+    for path in run(Path("."), profile, only, parse_parameters(parameter or []), force):
+        print(path)
+
+
+@app.command(epilog="Example: zq results --profile local --format json")
+def results(
+    profile: Annotated[str | None, typer.Option(help="only this profile")] = None,
+    folder: Annotated[Path, typer.Option(help="where the records are")] = Path("results"),
+    format: Format = "table",
+) -> None:
+    """Show the records that runs have left."""
+    from zqlib.results import read_records
+
+    _check_format(format)
+    records = read_records(folder, profile)
+    if format == "json":
+        print(json.dumps([record.to_json() for record in records], indent=2))
+    else:
+        _print_table(records)
+
+
+@app.command(epilog="Example: zq corpus mini data/mini --split mini-clean")
+def corpus(
+    name: Annotated[str, typer.Argument(help="mini, librispeech or an4")],
+    folder: Annotated[Path, typer.Argument(help="where to put it")],
+    split: Annotated[
+        list[str] | None, typer.Option(help="which splits; default: the test splits")
+    ] = None,
+) -> None:
+    """Build the mini corpus, or fetch LibriSpeech or AN4 from their official addresses."""
+    from zqlib.corpora.get import get_corpus
+
+    for manifest in get_corpus(name, folder, split).values():
+        print(manifest)
+
+
+@app.command(epilog="Example: zq train mini-quartznet.nemo --work-dir work/training")
+def train(
+    output: Annotated[Path, typer.Argument(help="the .nemo to write")],
+    work_dir: Annotated[Path, typer.Option(help="corpus and checkpoints, to resume from")],
+    an4: Annotated[
+        Path | None, typer.Option(help="a folder with AN4's train.jsonl and test.jsonl")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="a JSON file of training settings")] = None,
+) -> None:
+    """Train the mini QuartzNet, as the committed one was."""
+    from zqlib.files import read_json
+    from zqlib.training import TrainingConfig
+    from zqlib.training import train as run
+
+    record = run(
+        TrainingConfig.from_json(read_json(config) if config else {}),
+        output,
+        work_dir,
+        an4_train=an4 / "train.jsonl" if an4 else None,
+        an4_test=an4 / "test.jsonl" if an4 else None,
+    )
+    print(json.dumps(record["tests"], indent=2))
+
+
+def _check_format(format: str) -> None:
+    if format not in ("table", "json"):
+        raise InputError(f"The format {format!r} is unknown; use table or json.")
+
+
+def _print_table(records: list["Record"]) -> None:
+    header = ("profile", "model", "corpus", "split", "utt", "scheme", "calibration", "engine",
+              "WER %", "95 % interval", "delta", "MB")  # fmt: skip
+    rows = [header] + [
+        (
+            record.profile,
+            record.model,
+            record.corpus,
+            record.split,
+            str(record.utterances),
+            record.scheme,
+            record.calibration,
+            record.engine,
+            f"{record.wer_pct:.2f}",
+            "{:.2f}-{:.2f}".format(*record.wer_ci95),
+            "" if record.delta_wer_pct is None else f"{record.delta_wer_pct:+.2f}",
+            f"{record.size_mb:.2f}",
+        )
+        for record in records
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    for caveat in sorted({caveat for record in records for caveat in record.caveats}):
+        print(f"note: {caveat}")

@@ -1,0 +1,175 @@
+"""Profiles: which models, data and settings a reproduction runs (`workflow/profiles/*.json`)."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from zqlib.corpora.get import get_corpus
+from zqlib.corpora.manifest import Utterance
+from zqlib.errors import InputError
+from zqlib.files import read_json
+from zqlib.quantization.scheme import QuantScheme, preset
+from zqlib.synthesis import REDUCED, SynthesisConfig
+
+__all__ = ["CorpusSplit", "ModelSource", "Profile", "load_profile"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A checkpoint and what a reader must know of it.
+
+    Attributes:
+        path: a `.nemo` file; `${NAME}` stands for an environment variable.
+        caveats: shown with every result.
+        corpora: names of the corpora that it is scored on; empty for all of the profile.
+    """
+
+    path: str
+    caveats: tuple[str, ...] = ()
+    corpora: tuple[str, ...] = ()
+
+    def resolve(self, root: Path) -> Path:
+        """The file; relative paths start at the project's root."""
+        return root / expand(self.path)
+
+
+@dataclass(frozen=True)
+class CorpusSplit:
+    """Data to score on.
+
+    Attributes:
+        corpus, split: names in the results.
+        manifest: a NeMo manifest that the user has, or None to build (`mini`) or fetch
+            (`librispeech`, `an4`) the split.
+        complete_utterances: size of the complete split; a smaller manifest is called a subset.
+        caveats: shown with every result.
+    """
+
+    corpus: str
+    split: str
+    manifest: str | None = None
+    complete_utterances: int | None = None
+    caveats: tuple[str, ...] = ()
+
+    def resolve(self, root: Path) -> Path:
+        """The manifest, built or fetched below `data/` when the profile names none.
+
+        Raises:
+            InputError: the corpus is unknown, or its download fails.
+        """
+        if self.manifest is not None:
+            return root / expand(self.manifest)
+        folder = root / "data" / ("mini" if self.corpus == "mini" else "")
+        return get_corpus(self.corpus, folder, (self.split,))[self.split]
+
+    def all_caveats(self, utterances: Sequence[Utterance]) -> tuple[str, ...]:
+        """The caveats, and that the data is a subset where it is."""
+        if self.complete_utterances is None or len(utterances) >= self.complete_utterances:
+            return self.caveats
+        return (f"subset of {len(utterances)} of {self.complete_utterances}", *self.caveats)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A reproduction.
+
+    Attributes:
+        name: also the folder below `results/`.
+        description: one sentence for the reader.
+        models, corpora: every model is scored on every split (but see `ModelSource.corpora`).
+        schemes: integer schemes, by short name.
+        calibrations: `synthetic` and `noise`.
+        synthesis: how the calibration set is made.
+        range_method: how activation ranges follow from it.
+    """
+
+    name: str
+    description: str
+    models: tuple[ModelSource, ...]
+    corpora: tuple[CorpusSplit, ...]
+    schemes: tuple[str, ...] = ("w8a8",)
+    calibrations: tuple[str, ...] = ("synthetic", "noise")
+    synthesis: SynthesisConfig = field(default=REDUCED)
+    range_method: str = "minmax"
+
+    def __post_init__(self) -> None:
+        if not self.models or not self.corpora:
+            raise InputError(f"The profile {self.name!r} names no model or no corpus.")
+        for calibration in self.calibrations:
+            if calibration not in ("synthetic", "noise"):
+                raise InputError(f"The calibration {calibration!r} is unknown to a profile.")
+        self.quant_schemes()
+
+    def quant_schemes(self) -> list[QuantScheme]:
+        """The schemes, parsed."""
+        return [preset(name, range_method=self.range_method) for name in self.schemes]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a mapping.
+
+        Raises:
+            InputError: a key is unknown or missing, at any level.
+        """
+        values = _checked(cls, value)
+        values["models"] = tuple(
+            ModelSource(**_checked(ModelSource, model)) for model in values.get("models", ())
+        )
+        values["corpora"] = tuple(
+            CorpusSplit(**_checked(CorpusSplit, split)) for split in values.get("corpora", ())
+        )
+        if "synthesis" in values:
+            values["synthesis"] = SynthesisConfig.from_json(values["synthesis"])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"The profile is incomplete ({error}).") from error
+
+
+def _checked(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse unknown keys; lists become tuples."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"A {kind.__name__} must be a JSON object.")
+    if unknown := sorted(set(value) - {item.name for item in fields(kind)}):
+        raise InputError(f"The {kind.__name__} has the unknown key {unknown[0]!r}; remove it.")
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+
+
+def expand(path: str) -> str:
+    """Replace `${NAME}` by environment variables.
+
+    Raises:
+        InputError: a variable is not set.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if not os.environ.get(name):
+            raise InputError(
+                f"This profile needs the environment variable {name}; set it to the folder with "
+                f"the models and the speech, as in {name}=../shared."
+            )
+        return os.environ[name]
+
+    return re.sub(r"\$\{(\w+)\}", value, path)
+
+
+def load_profile(root: Path, name: str) -> Profile:
+    """Read `workflow/profiles/<name>.json`.
+
+    Raises:
+        InputError: there is no such profile, or it is malformed.
+    """
+    folder = root / "workflow" / "profiles"
+    known = sorted(path.stem for path in folder.glob("*.json"))
+    if not known:
+        raise InputError(f"{root.resolve()} is not a checkout of zqlib; run this command in one.")
+    if name not in known:
+        raise InputError(f"The profile {name!r} is unknown; use one of {', '.join(known)}.")
+    profile = Profile.from_json(read_json(folder / f"{name}.json"))
+    if profile.name != name:
+        raise InputError(f"The profile in {name}.json calls itself {profile.name!r}; rename one.")
+    return profile

@@ -1,0 +1,129 @@
+"""An integer program with what surrounds it: front-end, labels, and where it came from."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zqlib.audio import MelConfig, MelFrontEnd
+from zqlib.errors import InputError
+from zqlib.integer.program import Program
+from zqlib.integer.storage import load_program, save_program
+from zqlib.models import CTCModel
+from zqlib.quantization.calibrate import calibrate
+from zqlib.quantization.fold import fold
+from zqlib.quantization.lower import lower
+from zqlib.quantization.scheme import QuantScheme
+
+__all__ = ["QuantizedModel", "load_quantized", "quantize"]
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """What a `.zq` file holds.
+
+    Attributes:
+        name, family: of the float model.
+        program: the integer program.
+        front_end: float mel front-end, as the float model's.
+        input_scale: real value of one step of the quantized features. It belongs to the
+            front-end: the program itself holds no real number.
+        labels: the text of each class; the blank is the class after the last label.
+        scheme: how it was quantized.
+        calibration: what its ranges come from (`synthetic`, `noise`, `real`) and the details.
+    """
+
+    name: str
+    family: str
+    program: Program
+    front_end: MelFrontEnd
+    input_scale: float
+    labels: tuple[str, ...]
+    scheme: QuantScheme
+    calibration: dict[str, Any]
+
+    def quantize_features(self, features: Tensor) -> Tensor:
+        """Round features to the program's input type; the last float operation.
+
+        Args:
+            features: float32 of any shape.
+
+        Returns:
+            int8 of the same shape: round(x / scale), half to even, clamped.
+        """
+        kind = self.program.tensors[self.program.input]
+        scaled = torch.round(features / self.input_scale)
+        return scaled.clamp(kind.low, kind.high).to(kind.dtype)
+
+    def save(self, path: Path) -> None:
+        """Write a `.zq` file, atomically."""
+        metadata = {
+            "name": self.name,
+            "family": self.family,
+            "mel": asdict(self.front_end.config),
+            "input_scale": self.input_scale,
+            "labels": list(self.labels),
+            "scheme": self.scheme.to_json(),
+            "calibration": self.calibration,
+        }
+        save_program(path, self.program, metadata, {"mel_filters": self.front_end.filters})
+
+
+def load_quantized(path: Path) -> QuantizedModel:
+    """Read a `.zq` file.
+
+    Raises:
+        InputError: the file is not a complete, unaltered program (see `load_program`), or lacks a
+            description of its front-end or labels.
+    """
+    program, metadata, extra = load_program(path)
+    try:
+        return QuantizedModel(
+            name=metadata["name"],
+            family=metadata["family"],
+            program=program,
+            front_end=MelFrontEnd(MelConfig(**metadata["mel"]), extra["mel_filters"]),
+            input_scale=float(metadata["input_scale"]),
+            labels=tuple(metadata["labels"]),
+            scheme=QuantScheme.from_json(metadata["scheme"]),
+            calibration=metadata["calibration"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} lacks a part of its description ({error!r}); make it again with `zq quantize`."
+        ) from error
+
+
+def quantize(
+    model: CTCModel,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    scheme: QuantScheme,
+    calibration: dict[str, Any],
+) -> QuantizedModel:
+    """Fold, calibrate and lower a model.
+
+    Args:
+        model: the float model.
+        batches: calibration features (batch, n_mels, frames) float32 and lengths (batch,) int64.
+        scheme: bits and range method.
+        calibration: a JSON-able description of where `batches` come from, with a key `kind`.
+
+    Raises:
+        InputError: calibration saw only zeros somewhere.
+        LoweringError: an accumulator could overflow.
+    """
+    graph = fold(model.network)
+    scales = calibrate(graph, batches, scheme)
+    return QuantizedModel(
+        name=model.name,
+        family=model.family,
+        program=lower(graph, scales, scheme),
+        front_end=model.front_end,
+        input_scale=scales[graph.input],
+        labels=model.labels,
+        scheme=scheme,
+        calibration=calibration,
+    )

@@ -1,0 +1,197 @@
+"""Speech to text with either kind of model, behind one small interface."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from zqlib.audio import MelFrontEnd, load_audio, pad_features
+from zqlib.corpora.manifest import read_manifest
+from zqlib.errors import InputError
+from zqlib.evaluation import (
+    Hypothesis,
+    decode_batch,
+    hypothesis_line,
+    parse_hypothesis,
+    write_hypotheses,
+)
+from zqlib.integer import reference
+from zqlib.models import CTCModel, load_model
+from zqlib.quantized_model import QuantizedModel, load_quantized
+
+__all__ = [
+    "Engine",
+    "FloatRecogniser",
+    "IntegerRecogniser",
+    "Recogniser",
+    "load_recogniser",
+    "recognise_manifest",
+    "transcribe",
+]
+
+Engine = Literal["float", "reference"]
+
+
+class Recogniser(Protocol):
+    """Turns batches of features into token ids."""
+
+    @property
+    def name(self) -> str:
+        """Name of the float model it comes from."""
+
+    @property
+    def engine(self) -> str:
+        """What computes: `float` (torch) or the backend of an integer program."""
+
+    @property
+    def front_end(self) -> MelFrontEnd:
+        """Waveform to features."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Text of each class; the blank comes after the last."""
+
+    def tokens(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, n_mels, frames) float32 and lengths to token ids (batch, frames'), lengths."""
+
+
+class FloatRecogniser:
+    """The float model."""
+
+    engine = "float"
+
+    def __init__(self, model: CTCModel) -> None:
+        self.model = model
+        self.name, self.front_end, self.labels = model.name, model.front_end, model.labels
+
+    @torch.no_grad()
+    def tokens(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Recogniser.tokens`."""
+        log_probs, lengths = self.model.network(features, lengths)
+        return log_probs.argmax(-1), lengths
+
+
+class IntegerRecogniser:
+    """An integer program on a named backend; a backend is never replaced by another."""
+
+    def __init__(self, model: QuantizedModel, engine: Engine = "reference") -> None:
+        if engine != "reference":
+            raise InputError(f"The engine {engine!r} does not run integer programs; use reference.")
+        self.model, self.engine = model, engine
+        self.name, self.front_end, self.labels = model.name, model.front_end, model.labels
+
+    def tokens(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Recogniser.tokens`."""
+        output = reference.run(self.model.program, self.model.quantize_features(features), lengths)
+        return output.tokens, output.lengths
+
+
+def load_recogniser(path: Path, engine: str | None = None) -> Recogniser:
+    """Load a `.nemo` checkpoint (float) or a `.zq` program (integer).
+
+    Args:
+        path: the file; its suffix tells which of the two it is.
+        engine: None for the only one that fits the file.
+
+    Raises:
+        InputError: unknown suffix, an engine that does not run this kind of file, or a bad file.
+    """
+    if engine is not None and engine not in get_args(Engine):
+        raise InputError(f"The engine {engine!r} is unknown; use {' or '.join(get_args(Engine))}.")
+    if path.suffix == ".nemo":
+        if engine not in (None, "float"):
+            raise InputError(f"{path} is a float checkpoint: quantize it before using {engine}.")
+        return FloatRecogniser(load_model(path))
+    if path.suffix == ".zq":
+        if engine == "float":
+            raise InputError(f"{path} is an integer program; give the .nemo file for float.")
+        return IntegerRecogniser(load_quantized(path))
+    raise InputError(f"{path} is neither a .nemo checkpoint nor a .zq program.")
+
+
+def transcribe(
+    recogniser: Recogniser,
+    paths: Sequence[Path],
+    *,
+    batch_size: int = 1,
+    resample: bool = False,
+    progress: bool = False,
+) -> Iterator[str]:
+    """Recognise audio files, in order.
+
+    Args:
+        recogniser: the model.
+        paths: audio files.
+        batch_size: utterances that run together; integer results do not depend on it.
+        resample: convert audio of another rate instead of refusing it.
+        progress: show a bar on standard error.
+
+    Yields:
+        The text of each file.
+
+    Raises:
+        InputError: bad audio.
+    """
+    if batch_size < 1:
+        raise InputError(f"The batch size is {batch_size}; give at least 1.")
+    config = recogniser.front_end.config
+    with tqdm(total=len(paths), desc="recognise", unit="utt", disable=not progress) as bar:
+        for start in range(0, len(paths), batch_size):
+            waveforms = [
+                load_audio(path, sample_rate=config.sample_rate, resample=resample)
+                for path in paths[start : start + batch_size]
+            ]
+            features, lengths = pad_features(
+                [recogniser.front_end(waveform) for waveform in waveforms], config.pad_to
+            )
+            yield from decode_batch(*recogniser.tokens(features, lengths), recogniser.labels)
+            bar.update(len(waveforms))
+
+
+def recognise_manifest(
+    recogniser: Recogniser,
+    manifest: Path,
+    *,
+    batch_size: int = 1,
+    partial: Path | None = None,
+    progress: bool = True,
+) -> list[Hypothesis]:
+    """Recognise every utterance of a manifest.
+
+    Args:
+        recogniser: the model.
+        manifest: a NeMo manifest; utterances are named by their path relative to its folder.
+        batch_size: utterances that run together.
+        partial: a file to which hypotheses are appended as they come; one left by an interrupted
+            run of the same model on the same data is continued.
+        progress: show a bar on standard error.
+
+    Raises:
+        InputError: a bad manifest or bad audio.
+    """
+    utterances = read_manifest(manifest)
+    done = _read_partial(partial) if partial else []
+    if partial:
+        write_hypotheses(partial, done)  # without the line that an interruption cut off
+    rest = utterances[len(done) :]
+    texts = transcribe(
+        recogniser, [u.audio_path for u in rest], batch_size=batch_size, progress=progress
+    )
+    for utterance, text in zip(rest, texts, strict=True):
+        name = Path(os.path.relpath(utterance.audio_path, manifest.parent)).as_posix()
+        done.append(Hypothesis(name, utterance.text, text))
+        if partial:
+            with partial.open("a", encoding="utf-8") as stream:
+                stream.write(hypothesis_line(done[-1]))
+    return done
+
+
+def _read_partial(path: Path) -> list[Hypothesis]:
+    if not path.is_file():
+        return []
+    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return [parse_hypothesis(line.decode()) for line in whole]

@@ -1,0 +1,127 @@
+"""Runs the notebooks of a profile with papermill, each only when something it depends on changed.
+
+An executed notebook lands in `results/<profile>/notebooks/` after its last cell has succeeded,
+never before. What it was made from is noted in `work/`, which is not committed: a fresh clone runs
+everything itself.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zqlib.errors import InputError, ZqError
+from zqlib.experiments import source_digest
+from zqlib.files import atomic_output, read_json, sha256_file, write_json
+from zqlib.parameters import Parameters
+
+__all__ = ["NOTEBOOKS", "NotebookError", "reproduce"]
+
+NOTEBOOKS = ("synthesis", "wer")
+"""In the order in which the book shows them."""
+
+
+class NotebookError(ZqError):
+    """A cell of a notebook failed; nothing was left in its place."""
+
+
+def reproduce(
+    root: Path,
+    profile: str,
+    only: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Execute the notebooks of a profile.
+
+    Args:
+        root: a checkout of zqlib.
+        profile: a file in `workflow/profiles`.
+        only: one notebook instead of all.
+        parameters: notebook parameters beside the profile.
+        force: execute although nothing changed.
+
+    Returns:
+        The executed notebooks, up to date.
+
+    Raises:
+        InputError: the profile, the notebook or a parameter is unknown, or an input is missing.
+        NotebookError: a cell failed.
+    """
+    if only is not None and only not in NOTEBOOKS:
+        raise InputError(f"The notebook {only!r} is unknown; use one of {', '.join(NOTEBOOKS)}.")
+    values = {"profile": profile, **(parameters or {})}
+    checked = Parameters.from_notebook(values)
+    cut = Parameters(**{**vars(checked), "root": root}).load_profile()
+    inputs = {
+        "models": [sha256_file(_existing(model.resolve(root))) for model in cut.models],
+        "manifests": [sha256_file(_existing(split.resolve(root))) for split in cut.corpora],
+    }
+    outputs = []
+    for name in [only] if only else NOTEBOOKS:
+        source = root / "notebooks" / f"{name}.ipynb"
+        output = root / "results" / profile / "notebooks" / f"{name}.ipynb"
+        made_from = {
+            "notebook": sha256_file(source),
+            "profile": sha256_file(root / "workflow" / "profiles" / f"{profile}.json"),
+            "parameters": json.loads(json.dumps(values)),
+            "source": source_digest(),
+            **inputs,
+        }
+        stamp = root / "work" / "notebooks" / f"{profile}-{name}.json"
+        if not force and output.is_file() and _fresh(stamp, made_from, output):
+            print(f"{output.relative_to(root)} is up to date")
+        else:
+            _execute(root, source, output, values)
+            write_json(stamp, {"made_from": made_from, "output": sha256_file(output)})
+        outputs.append(output)
+    return outputs
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; the profile names it.")
+    return path
+
+
+def _fresh(stamp: Path, made_from: Mapping[str, Any], output: Path) -> bool:
+    if not stamp.is_file():
+        return False
+    try:
+        noted = read_json(stamp)
+    except InputError:
+        return False
+    return bool(noted == {"made_from": made_from, "output": sha256_file(output)})
+
+
+def _execute(root: Path, source: Path, output: Path, values: Mapping[str, Any]) -> None:
+    import nbformat
+    import papermill
+
+    unknown = sorted(set(values) - set(papermill.inspect_notebook(str(source))))
+    if unknown:
+        raise InputError(f"The notebook {source.name} has no parameter {unknown[0]!r}.")
+    with atomic_output(output) as temporary:
+        try:
+            papermill.execute_notebook(
+                str(source), str(temporary), parameters=dict(values), cwd=str(root),
+                kernel_name="python3", log_output=True, progress_bar=False,
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            raise NotebookError(
+                f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
+            ) from error
+        notebook = nbformat.read(temporary, as_version=4)  # type: ignore[no-untyped-call]
+        _forget_the_clock(notebook)
+        nbformat.write(notebook, temporary)  # type: ignore[no-untyped-call]
+
+
+def _forget_the_clock(notebook: Any) -> None:
+    """Drop times and random cell names: the same run gives the same bytes."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata.get("language_info", {}).pop("version", None)
+    for index, cell in enumerate(notebook.cells):
+        cell.id = hashlib.sha256(f"{index}".encode()).hexdigest()[:8]
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)

@@ -1,0 +1,187 @@
+"""Tidy records: what was run, on what, with what result, and where it came from.
+
+One JSON file per measured figure, below `results/<profile>/records/`. Notebooks, the book and
+`zq results` show records and nothing else.
+"""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from zqlib.errors import InputError
+from zqlib.files import read_json, write_json
+
+__all__ = [
+    "Record",
+    "commit",
+    "device_name",
+    "provenance",
+    "read_records",
+    "record_path",
+    "write_record",
+]
+
+RECORD_VERSION = 1
+_PACKAGES = ("torch", "numpy", "librosa", "soundfile", "jiwer")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The word error rate of one engine on one corpus split.
+
+    Attributes:
+        profile, experiment: what was run.
+        model, family: the float model.
+        scheme: `float`, `w8a8`, ...
+        calibration: `none`, `synthetic`, `noise` or `real`.
+        engine: `float` or the backend that ran the integer program.
+        corpus, split: the data.
+        utterances, words, audio_s: its size.
+        wer_pct, wer_ci95: per cent, and the 95 % bootstrap interval.
+        delta_wer_pct, delta_ci95: points above the float model of the same run on the same
+            utterances, paired; None for the float model itself.
+        size_mb: of the file that holds the model (float: 4 bytes per stored value), 10^6 bytes.
+        caveats: what a reader must know: a subset, a stand-in, a re-estimated statistic.
+        hypotheses: path of the stored hypotheses, relative to the profile's folder.
+        device, commit: where, and of which source.
+        provenance: versions, threads, seeds, configs and digests of weights and data.
+    """
+
+    profile: str
+    experiment: str
+    model: str
+    family: str
+    scheme: str
+    calibration: str
+    engine: str
+    corpus: str
+    split: str
+    utterances: int
+    words: int
+    audio_s: float
+    wer_pct: float
+    wer_ci95: tuple[float, float]
+    delta_wer_pct: float | None
+    delta_ci95: tuple[float, float] | None
+    size_mb: float
+    caveats: tuple[str, ...]
+    hypotheses: str
+    device: str
+    commit: str
+    provenance: Mapping[str, Any]
+    version: int = RECORD_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able mapping that `from_json` reads back to an equal record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a mapping.
+
+        Raises:
+            InputError: a key is unknown or missing, or the version is another.
+        """
+        if not isinstance(value, Mapping):
+            raise InputError("A record must be a JSON object; remove the file and run again.")
+        names = {field.name for field in fields(cls)}
+        if odd := sorted(names ^ set(value)):
+            raise InputError(f"The record lacks or does not know the key {odd[0]!r}; run again.")
+        if value["version"] != RECORD_VERSION:
+            raise InputError(f"The record has version {value['version']}; run again.")
+        values = dict(value)
+        for name in ("wer_ci95", "delta_ci95", "caveats"):
+            if values[name] is not None:
+                values[name] = tuple(values[name])
+        return cls(**values)
+
+
+def record_path(results: Path, record: Record) -> Path:
+    """Where a record is kept below `results/`: one place for each thing that can be measured."""
+    parts = (
+        record.experiment, record.model, record.scheme, record.calibration, record.engine,
+        record.corpus, record.split,
+    )  # fmt: skip
+    return results / record.profile / "records" / f"{'_'.join(parts)}.json"
+
+
+def write_record(results: Path, record: Record) -> Path:
+    """Write a record atomically; the path."""
+    path = record_path(results, record)
+    write_json(path, record.to_json())
+    return path
+
+
+def read_records(results: Path, profile: str | None = None) -> list[Record]:
+    """All records below `results/`, or those of one profile, sorted by path.
+
+    Raises:
+        InputError: a record is damaged, or the profile has none.
+    """
+    paths = sorted(results.glob(f"{profile or '*'}/records/*.json"))
+    if not paths:
+        raise InputError(
+            f"There are no records in {results / (profile or '')}; make them with `zq reproduce`."
+        )
+    records = []
+    for path in paths:
+        try:
+            records.append(Record.from_json(read_json(path)))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return records
+
+
+def provenance(**details: Any) -> dict[str, Any]:
+    """Versions and threads of this process, with whatever else a run wants to state.
+
+    The time of day is left out on purpose: the same run gives the same bytes.
+    """
+    import torch
+
+    versions = {name: importlib.metadata.version(name) for name in ("zqlib", *_PACKAGES)}
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "threads": torch.get_num_threads(),
+        **details,
+    }
+
+
+@cache
+def device_name() -> str:
+    """The processor's name and number of cores as the operating system tells them."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"CPU {name}, {os.cpu_count()} cores"
+
+
+@cache
+def commit(root: Path) -> str:
+    """The git commit of a checkout, with `-dirty` when its sources differ from it.
+
+    `results/` is left out of that: a run changes it.
+    """
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", ".", ":!results")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{head[:12]}-dirty" if changed else head[:12]
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
+    ).stdout.strip()

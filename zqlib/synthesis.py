@@ -1,0 +1,309 @@
+"""Zero-shot data: mel features whose batch statistics match the stored BatchNorm statistics.
+
+No dataset is involved. Starting from uniform noise, Adam moves the features themselves until, at
+the input of every BatchNorm (residual branches included), mean and deviation over batch and time
+agree with the running statistics that training left behind (Q-ASR, arXiv 2103.16827, section 3.1;
+ZeroQ, arXiv 2001.00281). The default numbers are those of the authors' code; `REDUCED` is the
+cheaper setting that `zq quantize` uses.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from zqlib.errors import InputError
+from zqlib.files import atomic_output
+from zqlib.models.jasper import BatchNorm
+
+__all__ = [
+    "REDUCED",
+    "SynthesisConfig",
+    "SyntheticBatch",
+    "as_calibration",
+    "layer_statistics",
+    "noise_batches",
+    "synthesize",
+]
+
+Deviation = Literal["model", "authors"]
+_AUTHORS_EPS = 1e-6  # the authors' sqrt(var + 1e-6), where the model's BatchNorm has 1e-3
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """Parameters of the synthesis.
+
+    Attributes:
+        batches, batch_size, frames: shape of the synthetic set; each batch is optimised alone.
+        min_frames: lengths are drawn from [min_frames, frames], and statistics are taken over the
+            valid frames; equal to `frames`, every utterance is full (the authors' setting).
+        steps: Adam steps per batch.
+        learning_rate: at the start; ReduceLROnPlateau lowers it tenfold after `patience` steps
+            without progress, down to `min_learning_rate`.
+        init_amplitude: features start from U(-init_amplitude, init_amplitude).
+        deviation: `model` puts the BatchNorm's own eps under the square root of both variances;
+            `authors` puts 1e-6 (paper.md, shortcut 6).
+        seed: of the initial noise and the lengths; batch i uses seed + i.
+    """
+
+    batches: int = 20
+    batch_size: int = 8
+    frames: int = 500
+    min_frames: int = 500
+    steps: int = 200
+    learning_rate: float = 0.05
+    patience: int = 25
+    min_learning_rate: float = 1e-4
+    init_amplitude: float = 0.3
+    deviation: Deviation = "model"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "batch_size", "frames", "min_frames", "patience"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise InputError(f"The synthesis needs an integer {name} of at least 1.")
+        if type(self.steps) is not int or self.steps < 0:
+            raise InputError("The synthesis needs an integer number of steps of at least 0.")
+        if self.min_frames > self.frames:
+            raise InputError("The synthesis needs min_frames of at most frames.")
+        if not (self.learning_rate > 0 and self.min_learning_rate > 0 and self.init_amplitude > 0):
+            raise InputError("The synthesis needs positive learning rates and init_amplitude.")
+        if self.deviation not in get_args(Deviation):
+            raise InputError(f"deviation is {self.deviation!r}; use 'model' or 'authors'.")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able mapping that `from_json` reads back to an equal config."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a mapping.
+
+        Raises:
+            InputError: a key is unknown or a value impossible.
+        """
+        if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
+            raise InputError(f"The synthesis config has the unknown key {unknown[0]!r}.")
+        return cls(**value)
+
+
+REDUCED = SynthesisConfig(batches=1, steps=60)
+"""A few minutes for QuartzNet-15x5 on two cores; the book's synthesis page compares."""
+
+
+@dataclass(frozen=True)
+class SyntheticBatch:
+    """Synthetic utterances and how they came about.
+
+    Attributes:
+        features: (batch, n_mels, frames) float32, zero beyond each length.
+        lengths: (batch,) int64.
+        loss: (steps + 1, layers) float32: the divergence of every BatchNorm before each step, and
+            after the last.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    loss: Tensor
+
+
+class _Statistics:
+    """Mean and variance over valid frames at the input of every BatchNorm of a network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.norms = {n: m for n, m in network.named_modules() if isinstance(m, BatchNorm)}
+        if not self.norms:
+            raise InputError("The model has no BatchNorm, so it holds no statistics to match.")
+        self.values: dict[str, tuple[Tensor, Tensor]] = {}
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Self:
+        for name, norm in self.norms.items():
+
+            def hook(_: nn.Module, inputs: tuple[Tensor, Tensor], name: str = name) -> None:
+                self.values[name] = _moments(*inputs)
+
+            self._handles.append(norm.register_forward_pre_hook(hook))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _moments(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of (batch, channels, 1, frames), valid frames only."""
+    if int(lengths.min()) == x.shape[3]:
+        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+        return mean, variance
+    valid = (torch.arange(x.shape[3]) < lengths[:, None])[:, None, None, :]
+    count = lengths.sum()
+    mean = (x * valid).sum((0, 2, 3)) / count
+    centred = (x - mean[:, None, None]) * valid
+    return mean, centred.square().sum((0, 2, 3)) / count
+
+
+def _divergence(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Mean over channels of KL( N(mu_bn, sigma_bn) || N(mu_batch, sigma_batch) )."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    target, variance = norm.running_var + eps, variance + eps
+    shift = (norm.running_mean - mean).square()
+    return (0.5 * torch.log(variance / target) + (target + shift) / (2 * variance) - 0.5).mean()
+
+
+def layer_statistics(
+    network: nn.Module, features: Tensor, lengths: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance per channel at the input of every BatchNorm, by module name."""
+    with torch.no_grad(), _Statistics(network) as statistics:
+        network(features, lengths)
+    return statistics.values
+
+
+def synthesize(
+    network: nn.Module,
+    n_mels: int,
+    config: SynthesisConfig,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> list[SyntheticBatch]:
+    """Optimise a synthetic set against a network's BatchNorm statistics.
+
+    Args:
+        network: (features, lengths) -> anything, with `BatchNorm` layers, in evaluation mode.
+        n_mels: mel bands of the features.
+        config: the parameters.
+        cache: a folder where each finished batch is kept, so that an interrupted synthesis
+            continues with the next batch. The names of its files depend on everything that the
+            result depends on.
+        progress: show a bar on standard error.
+
+    Returns:
+        `config.batches` batches.
+
+    Raises:
+        InputError: the network has no BatchNorm, or the loss is not finite (a learning rate that
+            is too large).
+    """
+    identity = _identity(network, n_mels, config)
+    batches = []
+    with tqdm(
+        total=config.batches * config.steps, desc="synthesis", unit="step", disable=not progress
+    ) as bar:
+        for index in range(config.batches):
+            path = cache / f"{identity}-{index:03d}.safetensors" if cache else None
+            batch = _load_batch(path) if path else None
+            if batch is None:
+                batch = _synthesize_batch(network, n_mels, config, index, bar)
+                if path:
+                    with atomic_output(path) as temporary:
+                        save_file(vars(batch), temporary)
+            else:
+                bar.update(config.steps)
+            batches.append(batch)
+    return batches
+
+
+def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
+    settings = config.to_json()
+    del settings["batches"]  # a longer set begins with the batches of a shorter one
+    digest = hashlib.sha256(json.dumps([settings, n_mels, torch.__version__]).encode())
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _load_batch(path: Path) -> SyntheticBatch | None:
+    try:
+        return SyntheticBatch(**load_file(path))
+    except (SafetensorError, OSError, TypeError):
+        return None  # absent or damaged: made again
+
+
+def _initial(
+    n_mels: int, config: SynthesisConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    shape = (config.batch_size, n_mels, config.frames)
+    features = (2 * torch.rand(shape, generator=generator) - 1) * config.init_amplitude
+    lengths = torch.randint(
+        config.min_frames, config.frames + 1, (config.batch_size,), generator=generator
+    )
+    return features, lengths
+
+
+def _synthesize_batch(
+    network: nn.Module, n_mels: int, config: SynthesisConfig, index: int, bar: Any
+) -> SyntheticBatch:
+    generator = torch.Generator().manual_seed(config.seed + index)
+    features, lengths = _initial(n_mels, config, generator)
+    valid = (torch.arange(config.frames) < lengths[:, None])[:, None, :]
+    features = (features * valid).requires_grad_()
+    optimizer = torch.optim.Adam([features], lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, patience=config.patience, min_lr=config.min_learning_rate
+    )
+    history = []
+    with _Statistics(network) as statistics:
+        for step in range(config.steps + 1):
+            network(features, lengths)
+            losses = torch.stack(
+                [
+                    _divergence(
+                        norm,
+                        *statistics.values[name],
+                        eps=norm.eps if config.deviation == "model" else _AUTHORS_EPS,
+                    )
+                    for name, norm in statistics.norms.items()
+                ]
+            )
+            history.append(losses.detach())
+            loss = losses.sum()
+            if not torch.isfinite(loss):
+                raise InputError(
+                    f"The synthesis diverged at step {step}; choose a smaller learning rate."
+                )
+            if step == config.steps:
+                break
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            assert features.grad is not None
+            features.grad *= valid  # frames beyond a length stay zero
+            optimizer.step()
+            schedule.step(loss.item())
+            bar.update()
+            bar.set_postfix(batch=index, loss=f"{loss.item():.1f}")
+    return SyntheticBatch(features.detach(), lengths, torch.stack(history))
+
+
+def noise_batches(
+    n_mels: int, batches: int, batch_size: int, frames: int, seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Gaussian noise, N(0, 1) per mel: the baseline without any information from the model.
+
+    Real features are normalised to mean 0 and deviation 1 per mel, so this matches their first two
+    moments and nothing else.
+
+    Returns:
+        `batches` pairs of features (batch, n_mels, frames) float32 and lengths (batch,) int64.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.full((batch_size,), frames)
+    return [
+        (torch.randn(batch_size, n_mels, frames, generator=generator), lengths)
+        for _ in range(batches)
+    ]
+
+
+def as_calibration(batches: Sequence[SyntheticBatch]) -> list[tuple[Tensor, Tensor]]:
+    """The features and lengths alone, as `calibrate` takes them."""
+    return [(batch.features, batch.lengths) for batch in batches]
