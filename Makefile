@@ -12,7 +12,7 @@ STAMP_TEST      := $(VENV)/test.stamp
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup reproduce test lint book bench clean
+.PHONY: help setup reproduce test lint book clean
 
 help:
 	@echo "make setup                    create $(VENV) with everything that reproduce needs"
@@ -20,7 +20,6 @@ help:
 	@echo "make book                     build the book from what results/ holds"
 	@echo "make test                     run the test suite"
 	@echo "make lint                     check formatting, style and types"
-	@echo "make bench                    measure speed and memory on this machine"
 	@echo "make clean                    remove the book and the caches (environment and results stay)"
 
 setup: $(STAMP_REPRODUCE)
@@ -62,9 +61,6 @@ lint: $(STAMP_TEST)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-
-bench: $(STAMP_REPRODUCE)
-	$(BIN)/zq bench
 
 clean:
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

@@ -24,8 +24,10 @@ def test_success_replaces(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.json"
     for content in ("first", "second"):
         with atomic_output(path) as temporary:
-            assert temporary.parent == path.parent and temporary.suffix == path.suffix
+            assert temporary.name == path.name
             temporary.write_text(content)
+            # what a killed process would leave is not taken for a result
+            assert set(path.parent.glob("*.json")) <= {path}
         assert path.read_text() == content
         assert list(path.parent.iterdir()) == [path]
 

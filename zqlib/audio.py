@@ -17,7 +17,7 @@ from torch import Tensor
 
 from zqlib.errors import InputError
 
-__all__ = ["MelConfig", "MelFrontEnd", "load_audio", "pad_features"]
+__all__ = ["MelConfig", "MelFrontEnd", "audio_features", "load_audio", "pad_features"]
 
 _PREEMPHASIS = 0.97
 _LOG_GUARD = 2.0**-24  # added before the logarithm
@@ -43,6 +43,18 @@ class MelConfig:
     n_mels: int = 64
     n_fft: int = 512
     pad_to: int = 16
+
+    def __post_init__(self) -> None:
+        counts = (self.sample_rate, self.n_mels, self.n_fft, self.pad_to)
+        window = self.sample_rate * self.window_size_s
+        hop = self.sample_rate * self.window_stride_s
+        sound = 1 <= hop <= self.n_fft <= _MAX_FFT and 1 <= window <= self.n_fft
+        sound = sound and min(counts[:3]) >= 1 and self.pad_to >= 0
+        if not sound or any(type(count) is not int for count in counts):
+            raise InputError(
+                "The preprocessor section has an impossible rate, window, FFT size, padding or "
+                "band count; check model_config.yaml."
+            )
 
     @classmethod
     def from_nemo(cls, preprocessor: Mapping[str, Any]) -> "MelConfig":
@@ -88,14 +100,6 @@ class MelConfig:
             raise InputError(
                 f"The preprocessor section is malformed ({error}); check model_config.yaml."
             ) from error
-        window = config.sample_rate * config.window_size_s
-        hop = config.sample_rate * config.window_stride_s
-        sound = 1 <= hop <= config.n_fft <= _MAX_FFT and 1 <= window <= config.n_fft
-        if not sound or config.sample_rate < 1 or n_mels < 1 or config.pad_to < 0:
-            raise InputError(
-                "The preprocessor section has an impossible rate, window, FFT size, padding or "
-                "band count; check model_config.yaml."
-            )
         return config
 
 
@@ -227,3 +231,16 @@ def load_audio(path: Path, *, sample_rate: int = 16000, resample: bool = False) 
             "convert it, or pass --resample."
         )
     return torch.from_numpy(soxr.resample(waveform.numpy(), rate, sample_rate, quality="HQ"))
+
+
+def audio_features(path: Path, front_end: MelFrontEnd, *, resample: bool = False) -> Tensor:
+    """`load_audio` at the front-end's rate, then its features: (n_mels, frames) float32.
+
+    Raises:
+        InputError: bad audio, or a recording that is too short; the message names the file.
+    """
+    waveform = load_audio(path, sample_rate=front_end.config.sample_rate, resample=resample)
+    try:
+        return front_end(waveform)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error

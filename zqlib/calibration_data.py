@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from zqlib.audio import load_audio, pad_features
+from zqlib.audio import audio_features, pad_features
 from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
 from zqlib.files import read_json, sha256_file
@@ -88,7 +88,6 @@ def calibration_batches(
         return noise, {"kind": kind, "size": list(size), "seed": config.seed}
     assert manifest is not None
     utterances = read_manifest(manifest)[:_REAL_UTTERANCES]
-    rate = model.front_end.config.sample_rate
-    features = [model.front_end(load_audio(u.audio_path, sample_rate=rate)) for u in utterances]
+    features = [audio_features(u.audio_path, model.front_end) for u in utterances]
     details = {"utterances": len(utterances), "manifest_sha256": sha256_file(manifest)}
     return [pad_features([feature]) for feature in features], {"kind": kind, **details}

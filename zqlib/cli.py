@@ -3,9 +3,10 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from safetensors import SafetensorError
 
 from zqlib.errors import InputError, ZqError
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from zqlib.results import Record
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 app = typer.Typer(
     help="Integer-only zero-shot quantization of CTC speech recognisers.",
@@ -27,15 +30,24 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar")]
 
 
 def main() -> None:
-    """Run `zq`; an error meant for people becomes one sentence and exit status 1."""
+    """Run `zq`; an error becomes one sentence on stderr: status 1, or 2 for wrong usage."""
     try:
-        app()
+        # not standalone: typer would use several lines for its own errors
+        status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+    except typer.TyperException as error:
+        _exit(f"{error.format_message()} Try `zq --help`.", error.exit_code)
     except ZqError as error:
-        print(f"zq: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("zq: interrupted; the same command goes on where it was.", file=sys.stderr)
-        sys.exit(130)
+        _exit(str(error), 1)
+    except (OSError, SafetensorError) as error:
+        _exit(f"The system refused to read or write ({error}); check paths and disk space.", 1)
+    if status == _INTERRUPTED:
+        _exit("interrupted; the same command goes on where it was.", _INTERRUPTED)
+    sys.exit(status)
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    print(f"zq: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
 
 
 @app.command(epilog="Example: zq quantize QuartzNet15x5Base-En.nemo -o quartznet.zq --bits 8")
@@ -60,7 +72,9 @@ def quantize(
     ] = "reduced",
     steps: Annotated[int | None, typer.Option(help="optimisation steps per batch")] = None,
     batches: Annotated[int | None, typer.Option(help="synthetic batches")] = None,
-    seed: Annotated[int, typer.Option(help="of the synthetic data or the noise")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="of the synthetic data or the noise [default: 0]")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn a float checkpoint into an integer-only model, without any data."""
@@ -71,7 +85,8 @@ def quantize(
 
     if bits is not None and scheme is not None:
         raise InputError("Give --bits or --scheme, not both.")
-    chosen = preset(scheme or f"w{bits or 8}a{bits or 8}", range_method=ranges)
+    name = "w8a8" if scheme is None else scheme
+    chosen = preset(name if bits is None else f"w{bits}a{bits}", range_method=ranges)
     if output.suffix != ".zq":
         raise InputError(f"The output {output} must end in .zq.")
     config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
@@ -171,7 +186,7 @@ def evaluate(
 
 @app.command(epilog="Example: zq reproduce --profile quick --only wer -p splits=mini-clean")
 def reproduce(
-    profile: Annotated[str, typer.Option(help="quick, local or full")] = "quick",
+    profile: Annotated[str, typer.Option(help="a file in workflow/profiles")] = "quick",
     only: Annotated[str | None, typer.Option(help="one notebook: synthesis or wer")] = None,
     parameter: Annotated[
         list[str] | None,

@@ -111,8 +111,11 @@ def parse_hypothesis(line: str) -> Hypothesis:
         InputError: the line is not a hypothesis.
     """
     try:
-        return Hypothesis(**json.loads(line))
-    except (ValueError, TypeError) as error:
+        hypothesis = Hypothesis(**json.loads(line))
+        if not all(isinstance(value, str) for value in vars(hypothesis).values()):
+            raise TypeError("a value is not text")
+        return hypothesis
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{line[:80]!r} is not a stored hypothesis; recognise again.") from error
 
 
@@ -129,10 +132,11 @@ def read_hypotheses(path: Path) -> list[Hypothesis]:
         InputError: the file is missing or a line is not a hypothesis.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # not splitlines(), which would also split inside a text, at U+2028 for one
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The hypotheses {path} cannot be read ({error}).") from error
-    return [parse_hypothesis(line) for line in lines]
+    return [parse_hypothesis(line) for line in lines if line]
 
 
 def word_error_rate(hypotheses: Sequence[Hypothesis]) -> WordErrorRate:

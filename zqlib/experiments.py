@@ -1,51 +1,36 @@
-"""The experiments that the notebooks show: synthesis, and word error rates.
+"""The experiments that the notebooks show: synthesis, what it costs, and word error rates.
 
 Each function runs what is missing, keeps intermediate results below `work/` under names made of
 everything that they depend on (weights, data, settings, the sources of zqlib), and writes records
 below `results/<profile>/`. Interrupted, it goes on where it was.
 """
 
-import hashlib
-import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from zqlib.calibration_data import calibration_batches
-from zqlib.corpora.manifest import read_manifest
-from zqlib.errors import InputError
-from zqlib.evaluation import Hypothesis, paired_difference, word_error_rate, write_hypotheses
-from zqlib.files import sha256_file, write_json
+from zqlib.files import read_json, sha256_file, write_json
 from zqlib.models import CTCModel, load_model
 from zqlib.parameters import Parameters
-from zqlib.profiles import CorpusSplit, ModelSource, Profile
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import load_quantized, quantize
-from zqlib.recognition import (
-    FloatRecogniser,
-    IntegerRecogniser,
-    Recogniser,
-    recognise_manifest,
-)
-from zqlib.results import Record, commit, device_name, provenance, write_record
+from zqlib.recognition import FloatRecogniser, IntegerRecogniser
+from zqlib.results import Record, commit, device_name, provenance
+from zqlib.scoring import System, cache_key, score_systems
 from zqlib.synthesis import (
+    SynthesisConfig,
     SyntheticBatch,
+    as_calibration,
     layer_statistics,
     synthesize,
 )
 
-__all__ = [
-    "SynthesisResult",
-    "data_digest",
-    "source_digest",
-    "synthesis_experiment",
-    "wer_experiment",
-]
+__all__ = ["SynthesisResult", "budget_experiment", "synthesis_experiment", "wer_experiment"]
 
 
 @dataclass(frozen=True)
@@ -65,34 +50,6 @@ class SynthesisResult:
     before: dict[str, tuple[Tensor, Tensor]]
     after: dict[str, tuple[Tensor, Tensor]]
     record: dict[str, Any]
-
-
-@cache
-def source_digest() -> str:
-    """SHA-256 over the sources of zqlib: a result of other code is not taken for this one's."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        if path.parent.name != "training" and path.name != "cli.py":
-            digest.update(path.relative_to(package).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def data_digest(manifest: Path) -> str:
-    """SHA-256 over a manifest's transcripts and the bytes of its audio."""
-    digest = hashlib.sha256()
-    for utterance in read_manifest(manifest):
-        digest.update(utterance.text.encode())
-        if not utterance.audio_path.is_file():
-            raise InputError(f"{utterance.audio_path}, named by {manifest}, does not exist.")
-        digest.update(utterance.audio_path.read_bytes())
-    return digest.hexdigest()
-
-
-def _key(**parts: Any) -> str:
-    text = json.dumps({**parts, "source": source_digest()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def synthesis_experiment(parameters: Parameters) -> Iterator[SynthesisResult]:
@@ -135,99 +92,103 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[SynthesisResult]:
 def wer_experiment(parameters: Parameters) -> list[Record]:
     """Score float and integer models on every split of a profile; one record each."""
     profile = parameters.load_profile()
+    root = parameters.root
     records: list[Record] = []
     for source in profile.models:
-        path = source.resolve(parameters.root)
+        path = source.resolve(root)
         model = load_model(path)
-        float_size_mb = 4e-6 * sum(t.numel() for t in model.network.state_dict().values())
-        systems: list[tuple[str, str, Recogniser, float]] = [
-            ("float", "none", FloatRecogniser(model), float_size_mb)
-        ]
+        systems = [_float_system("wer", model)]
         for scheme in profile.quant_schemes():
             for calibration in profile.calibrations:
-                program = _program(parameters.root, model, path, profile, scheme, calibration)
-                size_mb = program.stat().st_size / 1e6
-                recogniser = IntegerRecogniser(load_quantized(program))
-                systems.append((scheme.name, calibration, recogniser, size_mb))
+                program = _program(root, model, path, scheme, calibration, profile.synthesis)
+                systems.append(_integer_system("wer", program, scheme, calibration))
         for split in profile.corpora:
             if not source.corpora or split.corpus in source.corpora:
-                records += _score(parameters.root, profile, source, model, split, systems)
+                records += score_systems(root, profile, source, model, split, systems)
     return records
 
 
-def _program(
-    root: Path, model: CTCModel, path: Path, profile: Profile, scheme: QuantScheme, calibration: str
+def budget_experiment(parameters: Parameters) -> list[Record]:
+    """What other settings of the synthesis cost and reach: the profile's first model and split.
+
+    The time of a synthesis is measured when it runs, with nothing taken from a cache, so these
+    records, unlike the others, are not the same bytes twice.
+    """
+    profile = parameters.load_profile()
+    root, source, split = parameters.root, profile.models[0], profile.corpora[0]
+    path = source.resolve(root)
+    model = load_model(path)
+    scheme = profile.quant_schemes()[0]
+    systems = [_float_system("budget", model)]
+    for config in profile.budgets:
+        cost_path = (
+            root / "work" / "budgets" / f"{cache_key(model=sha256_file(path), **vars(config))}.json"
+        )
+        if not cost_path.is_file():
+            start_s = time.perf_counter()
+            batches = synthesize(model.network, model.front_end.config.n_mels, config)
+            cost = {
+                "synthesis_s": round(time.perf_counter() - start_s, 1),
+                "loss_initial": float(batches[0].loss[0].sum()),
+                "loss_final": float(batches[0].loss[-1].sum()),
+            }
+            program = _program_path(root, model, path, scheme, "synthetic", config)
+            details = {"kind": "synthetic", "synthesis": config.to_json()}
+            quantize(model, as_calibration(batches), scheme, details).save(program)
+            write_json(cost_path, cost)
+        program = _program(root, model, path, scheme, "synthetic", config)
+        variant = (
+            f"{config.batches}x{config.batch_size}x{config.frames}-{config.steps}steps"
+            f"-lr{config.learning_rate}-{config.deviation}"
+        )
+        system = _integer_system("budget", program, scheme, "synthetic")
+        systems.append(replace(system, variant=variant, details=read_json(cost_path)))
+    return list(score_systems(root, profile, source, model, split, systems))
+
+
+def _float_system(experiment: str, model: CTCModel) -> System:
+    size_mb = 4e-6 * sum(tensor.numel() for tensor in model.network.state_dict().values())
+    return System(experiment, "float", "none", FloatRecogniser(model), size_mb)
+
+
+def _integer_system(
+    experiment: str, program: Path, scheme: QuantScheme, calibration: str
+) -> System:
+    recogniser = IntegerRecogniser(load_quantized(program))
+    size_mb = program.stat().st_size / 1e6
+    return System(experiment, scheme.name, calibration, recogniser, size_mb)
+
+
+def _program_path(
+    root: Path,
+    model: CTCModel,
+    path: Path,
+    scheme: QuantScheme,
+    calibration: str,
+    config: SynthesisConfig,
 ) -> Path:
-    """The quantized model's file, made when it is missing."""
-    key = _key(
+    key = cache_key(
         model=sha256_file(path),
         scheme=scheme.to_json(),
         calibration=calibration,
-        synthesis=profile.synthesis.to_json(),
+        synthesis=config.to_json(),
     )
-    program = root / "work" / "programs" / f"{model.name}-{scheme.name}-{calibration}-{key}.zq"
+    return root / "work" / "programs" / f"{model.name}-{scheme.name}-{calibration}-{key}.zq"
+
+
+def _program(
+    root: Path,
+    model: CTCModel,
+    path: Path,
+    scheme: QuantScheme,
+    calibration: str,
+    config: SynthesisConfig,
+) -> Path:
+    """The quantized model's file, made when it is missing."""
+    program = _program_path(root, model, path, scheme, calibration, config)
     if not program.is_file():
         data, details = calibration_batches(
-            model, calibration, profile.synthesis, cache=root / "work" / "synthesis"
+            model, calibration, config, cache=root / "work" / "synthesis"
         )
         quantize(model, data, scheme, details).save(program)
     return program
-
-
-def _score(
-    root: Path,
-    profile: Profile,
-    source: ModelSource,
-    model: CTCModel,
-    split: CorpusSplit,
-    systems: list[tuple[str, str, Recogniser, float]],
-) -> Iterator[Record]:
-    manifest = split.resolve(root)
-    utterances = read_manifest(manifest)
-    data_sha256 = data_digest(manifest)
-    model_sha256 = sha256_file(source.resolve(root))
-    baseline: list[Hypothesis] = []
-    for scheme, calibration, recogniser, size_mb in systems:
-        settings: dict[str, Any] = {"model_sha256": model_sha256, "data_sha256": data_sha256}
-        if isinstance(recogniser, IntegerRecogniser):
-            settings["scheme"] = recogniser.model.scheme.to_json()
-            settings["calibration"] = recogniser.model.calibration
-        key = _key(engine=recogniser.engine, **settings)
-        name = "_".join(
-            [model.name, scheme, calibration, recogniser.engine, split.corpus, split.split]
-        )
-        print(f"{model.name}, {scheme} ({calibration}) on {split.corpus} {split.split}", flush=True)
-        hypotheses = recognise_manifest(
-            recogniser, manifest, partial=root / "work" / "hypotheses" / f"{name}-{key}.jsonl"
-        )
-        stored = Path("hypotheses") / f"{name}.jsonl"
-        write_hypotheses(root / "results" / profile.name / stored, hypotheses)
-        baseline = baseline or hypotheses
-        score = word_error_rate(hypotheses)
-        delta = None if scheme == "float" else paired_difference(baseline, hypotheses)
-        record = Record(
-            profile=profile.name,
-            experiment="wer",
-            model=model.name,
-            family=model.family,
-            scheme=scheme,
-            calibration=calibration,
-            engine=recogniser.engine,
-            corpus=split.corpus,
-            split=split.split,
-            utterances=score.utterances,
-            words=score.words,
-            audio_s=round(sum(u.duration_s for u in utterances), 2),
-            wer_pct=score.wer_pct,
-            wer_ci95=score.ci95,
-            delta_wer_pct=delta.delta_wer_pct if delta else None,
-            delta_ci95=delta.ci95 if delta else None,
-            size_mb=size_mb,
-            caveats=(*split.all_caveats(utterances), *source.caveats),
-            hypotheses=stored.as_posix(),
-            device=device_name(),
-            commit=commit(root),
-            provenance=provenance(**settings),
-        )
-        write_record(root / "results", record)
-        yield record

@@ -3,7 +3,8 @@
 import errno
 import hashlib
 import json
-import secrets
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,28 +17,29 @@ __all__ = ["atomic_output", "read_json", "sha256_file", "write_json"]
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it only if the block succeeds.
+    """Yield a temporary path that replaces `path` only if the block succeeds in writing it.
 
-    The folder of `path` is created. A process killed inside the block leaves at most a hidden
-    temporary file, never a truncated `path`; two processes never share a temporary name. The
-    temporary path keeps the suffix, from which some writers tell the format.
+    The folder of `path` is created. The temporary path has the same file name, which some writers
+    store or tell the format from, in a hidden folder beside `path`: a process killed inside the
+    block leaves that folder, where no search for results finds it, and never a truncated `path`.
+    Two processes never share a temporary path.
 
     Raises:
         InputError: `path` is a folder, or its folder cannot be made or written to.
     """
-    temporary = path.parent / f".{path.stem}.{secrets.token_hex(8)}.tmp{path.suffix}"
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "a folder of that name exists", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch(exist_ok=False)  # not mkstemp: the umask decides who may read a result
+        folder = tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error}); choose another place.") from error
+    temporary = Path(folder, path.name)
     try:
         yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

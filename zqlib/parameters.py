@@ -1,5 +1,6 @@
 """What a notebook can be told, and the refusal of everything else."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -57,7 +58,8 @@ class Parameters:
         ):
             raise InputError("The parameter profile is a name and seed an integer.")
         for name in ("models", "splits"):
-            if not isinstance(getattr(parameters, name), tuple):
+            names = getattr(parameters, name)
+            if not isinstance(names, tuple) or not all(isinstance(item, str) for item in names):
                 raise InputError(f"The parameter {name} is a list of names.")
         return parameters
 
@@ -68,8 +70,8 @@ class Parameters:
             InputError: a name is not in the profile.
         """
         profile = load_profile(self.root, self.profile)
-        models = {Path(model.path).stem: model for model in profile.models}
-        splits = {split.split: split for split in profile.corpora}
+        models = [model.name for model in profile.models]
+        splits = [split.split for split in profile.corpora]
         for asked, known, kind in ((self.models, models, "model"), (self.splits, splits, "split")):
             for name in asked:
                 if name not in known:
@@ -79,8 +81,8 @@ class Parameters:
                     )
         return replace(
             profile,
-            models=tuple(models[name] for name in self.models or models),
-            corpora=tuple(splits[name] for name in self.splits or splits),
+            models=tuple(m for m in profile.models if m.name in (self.models or models)),
+            corpora=tuple(s for s in profile.corpora if s.split in (self.splits or splits)),
             synthesis=(
                 profile.synthesis
                 if self.seed is None
@@ -106,5 +108,5 @@ def parse_parameters(assignments: Sequence[str]) -> dict[str, Any]:
         if name in ("models", "splits"):
             values[name] = value.split(",")
         else:
-            values[name] = int(value) if value.lstrip("-").isdigit() else value
+            values[name] = int(value) if re.fullmatch(r"-?[0-9]{1,20}", value) else value
     return values

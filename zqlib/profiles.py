@@ -31,6 +31,14 @@ class ModelSource:
     caveats: tuple[str, ...] = ()
     corpora: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_types(self, path=str, caveats=tuple, corpora=tuple)
+
+    @property
+    def name(self) -> str:
+        """The model's name in the results."""
+        return Path(self.path).stem
+
     def resolve(self, root: Path) -> Path:
         """The file; relative paths start at the project's root."""
         return root / expand(self.path)
@@ -53,6 +61,11 @@ class CorpusSplit:
     manifest: str | None = None
     complete_utterances: int | None = None
     caveats: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        optional = (str, type(None))
+        _check_types(self, corpus=str, split=str, manifest=optional, caveats=tuple)
+        _check_types(self, complete_utterances=(int, type(None)))
 
     def resolve(self, root: Path) -> Path:
         """The manifest, built or fetched below `data/` when the profile names none.
@@ -84,6 +97,7 @@ class Profile:
         calibrations: `synthetic` and `noise`.
         synthesis: how the calibration set is made.
         range_method: how activation ranges follow from it.
+        budgets: other settings of the synthesis, to compare what they cost and reach.
     """
 
     name: str
@@ -94,10 +108,19 @@ class Profile:
     calibrations: tuple[str, ...] = ("synthetic", "noise")
     synthesis: SynthesisConfig = field(default=REDUCED)
     range_method: str = "minmax"
+    budgets: tuple[SynthesisConfig, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
         if not self.models or not self.corpora:
             raise InputError(f"The profile {self.name!r} names no model or no corpus.")
+        models = [model.name for model in self.models]
+        splits = [(split.corpus, split.split) for split in self.corpora]
+        if len({*models}) < len(models) or len({*splits}) < len(splits):
+            raise InputError(
+                f"The profile {self.name!r} names a model or a split twice; their results would "
+                "replace each other."
+            )
         for calibration in self.calibrations:
             if calibration not in ("synthetic", "noise"):
                 raise InputError(f"The calibration {calibration!r} is unknown to a profile.")
@@ -112,21 +135,38 @@ class Profile:
         """Read a mapping.
 
         Raises:
-            InputError: a key is unknown or missing, at any level.
+            InputError: a key is unknown or missing, or a value impossible, at any level.
         """
         values = _checked(cls, value)
-        values["models"] = tuple(
-            ModelSource(**_checked(ModelSource, model)) for model in values.get("models", ())
-        )
-        values["corpora"] = tuple(
-            CorpusSplit(**_checked(CorpusSplit, split)) for split in values.get("corpora", ())
-        )
-        if "synthesis" in values:
-            values["synthesis"] = SynthesisConfig.from_json(values["synthesis"])
         try:
-            return cls(**values)
+            values["models"] = tuple(
+                ModelSource(**_checked(ModelSource, model)) for model in values.get("models", ())
+            )
+            values["corpora"] = tuple(
+                CorpusSplit(**_checked(CorpusSplit, split)) for split in values.get("corpora", ())
+            )
+            if "synthesis" in values:
+                values["synthesis"] = SynthesisConfig.from_json(values["synthesis"])
+            values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
+            profile = cls(**values)
         except TypeError as error:
             raise InputError(f"The profile is incomplete ({error}).") from error
+        corpora = {split.corpus for split in profile.corpora}
+        for model in profile.models:
+            if unknown := sorted(set(model.corpora) - corpora):
+                raise InputError(f"The model {model.name} names the unknown corpus {unknown[0]!r}.")
+        return profile
+
+
+def _check_types(value: object, **kinds: type | tuple[type, ...]) -> None:
+    """Refuse a field of another type; a field that is a tuple holds text."""
+    for name, kind in kinds.items():
+        found = getattr(value, name)
+        texts = found if isinstance(found, tuple) else ()
+        if not isinstance(found, kind) or not all(isinstance(text, str) for text in texts):
+            raise InputError(
+                f"The {type(value).__name__} has a {name} of the wrong type: {found!r}."
+            )
 
 
 def _checked(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,11 +77,11 @@ def load_quantized(path: Path) -> QuantizedModel:
 
     Raises:
         InputError: the file is not a complete, unaltered program (see `load_program`), or lacks a
-            description of its front-end or labels.
+            sound description of its front-end or labels.
     """
     program, metadata, extra = load_program(path)
     try:
-        return QuantizedModel(
+        model = QuantizedModel(
             name=metadata["name"],
             family=metadata["family"],
             program=program,
@@ -89,12 +89,31 @@ def load_quantized(path: Path) -> QuantizedModel:
             input_scale=float(metadata["input_scale"]),
             labels=tuple(metadata["labels"]),
             scheme=QuantScheme.from_json(metadata["scheme"]),
-            calibration=metadata["calibration"],
+            calibration=dict(metadata["calibration"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _check(model)
+        return model
+    except (KeyError, TypeError, ValueError, InputError) as error:
         raise InputError(
-            f"{path} lacks a part of its description ({error!r}); make it again with `zq quantize`."
+            f"{path} lacks a sound description of its model ({error!r}); make it again with "
+            "`zq quantize`."
         ) from error
+
+
+def _check(model: QuantizedModel) -> None:
+    """Refuse a description that does not fit the program."""
+    tensors, mel = model.program.tensors, model.front_end.config
+    if not all(isinstance(text, str) for text in (model.name, model.family, *model.labels)):
+        raise ValueError("a name or a label is not text")
+    if len(model.labels) + 1 != tensors[model.program.logits].channels:
+        raise ValueError("the labels do not fit the program's classes")
+    if mel.n_mels != tensors[model.program.input].channels:
+        raise ValueError("the mel bands do not fit the program's input")
+    filters = model.front_end.filters
+    if filters.shape != (mel.n_mels, mel.n_fft // 2 + 1) or filters.dtype != torch.float32:
+        raise ValueError("the mel filters do not fit the front-end")
+    if not (0 < model.input_scale < float("inf") and torch.isfinite(filters).all()):
+        raise ValueError("a real number is not finite")
 
 
 def quantize(

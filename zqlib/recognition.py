@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from zqlib.audio import MelFrontEnd, load_audio, pad_features
+from zqlib.audio import MelFrontEnd, audio_features, pad_features
 from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
 from zqlib.evaluation import (
@@ -138,18 +138,16 @@ def transcribe(
     """
     if batch_size < 1:
         raise InputError(f"The batch size is {batch_size}; give at least 1.")
-    config = recogniser.front_end.config
+    pad_to = recogniser.front_end.config.pad_to
     with tqdm(total=len(paths), desc="recognise", unit="utt", disable=not progress) as bar:
         for start in range(0, len(paths), batch_size):
-            waveforms = [
-                load_audio(path, sample_rate=config.sample_rate, resample=resample)
+            utterances = [
+                audio_features(path, recogniser.front_end, resample=resample)
                 for path in paths[start : start + batch_size]
             ]
-            features, lengths = pad_features(
-                [recogniser.front_end(waveform) for waveform in waveforms], config.pad_to
-            )
+            features, lengths = pad_features(utterances, pad_to)
             yield from decode_batch(*recogniser.tokens(features, lengths), recogniser.labels)
-            bar.update(len(waveforms))
+            bar.update(len(utterances))
 
 
 def recognise_manifest(
@@ -167,31 +165,40 @@ def recognise_manifest(
         manifest: a NeMo manifest; utterances are named by their path relative to its folder.
         batch_size: utterances that run together.
         partial: a file to which hypotheses are appended as they come; one left by an interrupted
-            run of the same model on the same data is continued.
+            run of the same model on the same data is continued. One of other utterances is
+            replaced; that the model was the same is the caller's care.
         progress: show a bar on standard error.
 
     Raises:
         InputError: a bad manifest or bad audio.
     """
     utterances = read_manifest(manifest)
-    done = _read_partial(partial) if partial else []
+    said = [
+        (Path(os.path.relpath(u.audio_path, manifest.parent)).as_posix(), u.text)
+        for u in utterances
+    ]
+    done = _read_partial(partial, said) if partial else []
     if partial:
         write_hypotheses(partial, done)  # without the line that an interruption cut off
     rest = utterances[len(done) :]
     texts = transcribe(
         recogniser, [u.audio_path for u in rest], batch_size=batch_size, progress=progress
     )
-    for utterance, text in zip(rest, texts, strict=True):
-        name = Path(os.path.relpath(utterance.audio_path, manifest.parent)).as_posix()
-        done.append(Hypothesis(name, utterance.text, text))
+    for (name, words), text in zip(said[len(done) :], texts, strict=True):
+        done.append(Hypothesis(name, words, text))
         if partial:
             with partial.open("a", encoding="utf-8") as stream:
                 stream.write(hypothesis_line(done[-1]))
     return done
 
 
-def _read_partial(path: Path) -> list[Hypothesis]:
+def _read_partial(path: Path, said: Sequence[tuple[str, str]]) -> list[Hypothesis]:
+    """Stored hypotheses of the first utterances; none if the file is damaged or of others."""
     if not path.is_file():
         return []
-    whole = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    return [parse_hypothesis(line.decode()) for line in whole]
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of line was cut off
+    try:
+        done = [parse_hypothesis(line.decode()) for line in lines]
+    except (InputError, UnicodeDecodeError):
+        return []
+    return done if [(h.utterance, h.reference) for h in done] == said[: len(done)] else []

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from zqlib.errors import InputError, ZqError
-from zqlib.experiments import source_digest
 from zqlib.files import atomic_output, read_json, sha256_file, write_json
 from zqlib.parameters import Parameters
+from zqlib.scoring import data_digest, source_digest
 
 __all__ = ["NOTEBOOKS", "NotebookError", "reproduce"]
 
-NOTEBOOKS = ("synthesis", "wer")
-"""In the order in which the book shows them."""
+NOTEBOOKS = ("synthesis", "wer", "budget")
+"""In the order in which they run; `budget` only where the profile names budgets to compare."""
 
 
 class NotebookError(ZqError):
@@ -47,19 +47,23 @@ def reproduce(
 
     Raises:
         InputError: the profile, the notebook or a parameter is unknown, or an input is missing.
-        NotebookError: a cell failed.
+        NotebookError: a cell failed, or the kernel.
     """
+    root = root.resolve()  # papermill changes the working directory
     if only is not None and only not in NOTEBOOKS:
         raise InputError(f"The notebook {only!r} is unknown; use one of {', '.join(NOTEBOOKS)}.")
+    if parameters and "profile" in parameters:
+        raise InputError("The profile is no free parameter; choose it with --profile.")
     values = {"profile": profile, **(parameters or {})}
     checked = Parameters.from_notebook(values)
     cut = Parameters(**{**vars(checked), "root": root}).load_profile()
     inputs = {
         "models": [sha256_file(_existing(model.resolve(root))) for model in cut.models],
-        "manifests": [sha256_file(_existing(split.resolve(root))) for split in cut.corpora],
+        "data": [data_digest(_existing(split.resolve(root))) for split in cut.corpora],
     }
     outputs = []
-    for name in [only] if only else NOTEBOOKS:
+    names = [only] if only else [n for n in NOTEBOOKS if n != "budget" or cut.budgets]
+    for name in names:
         source = root / "notebooks" / f"{name}.ipynb"
         output = root / "results" / profile / "notebooks" / f"{name}.ipynb"
         made_from = {
@@ -74,7 +78,7 @@ def reproduce(
             print(f"{output.relative_to(root)} is up to date")
         else:
             _execute(root, source, output, values)
-            write_json(stamp, {"made_from": made_from, "output": sha256_file(output)})
+            write_json(stamp, {"made_from": made_from, "left": _left(output)})
         outputs.append(output)
     return outputs
 
@@ -85,14 +89,28 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _left(output: Path) -> dict[str, str]:
+    """Digests of a notebook and of the results that it has left in its profile's folder."""
+    folder = output.parents[1]
+    patterns = ("synthesis/*",) if output.stem == "synthesis" else (
+        f"records/{output.stem}_*", "hypotheses/*"
+    )  # fmt: skip
+    paths = [output, *(path for pattern in patterns for path in folder.glob(pattern))]
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(paths)
+        if path.is_file()
+    }
+
+
 def _fresh(stamp: Path, made_from: Mapping[str, Any], output: Path) -> bool:
-    if not stamp.is_file():
-        return False
+    """Whether all that the same inputs once made is still there, unchanged."""
     try:
         noted = read_json(stamp)
-    except InputError:
+        unchanged = dict(noted["left"]).items() <= _left(output).items()
+        return bool(noted["made_from"] == made_from and unchanged)
+    except (InputError, KeyError, TypeError, ValueError):
         return False
-    return bool(noted == {"made_from": made_from, "output": sha256_file(output)})
 
 
 def _execute(root: Path, source: Path, output: Path, values: Mapping[str, Any]) -> None:
@@ -112,16 +130,22 @@ def _execute(root: Path, source: Path, output: Path, values: Mapping[str, Any]) 
             raise NotebookError(
                 f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
             ) from error
+        except RuntimeError as error:  # killed, for want of memory perhaps, or never started
+            raise NotebookError(
+                f"The kernel of {source.name} failed ({error}); try again."
+            ) from error
         notebook = nbformat.read(temporary, as_version=4)  # type: ignore[no-untyped-call]
         _forget_the_clock(notebook)
         nbformat.write(notebook, temporary)  # type: ignore[no-untyped-call]
 
 
 def _forget_the_clock(notebook: Any) -> None:
-    """Drop times and random cell names: the same run gives the same bytes."""
+    """Drop times, progress bars and random cell names: the same run gives the same bytes."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for index, cell in enumerate(notebook.cells):
         cell.id = hashlib.sha256(f"{index}".encode()).hexdigest()[:8]
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]

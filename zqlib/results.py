@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from zqlib.errors import InputError
 from zqlib.files import read_json, write_json
@@ -51,6 +52,7 @@ class Record:
         hypotheses: path of the stored hypotheses, relative to the profile's folder.
         device, commit: where, and of which source.
         provenance: versions, threads, seeds, configs and digests of weights and data.
+        variant: tells apart records that differ in nothing else, such as settings of an ablation.
     """
 
     profile: str
@@ -75,6 +77,7 @@ class Record:
     device: str
     commit: str
     provenance: Mapping[str, Any]
+    variant: str = ""
     version: int = RECORD_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +89,8 @@ class Record:
         """Read a mapping.
 
         Raises:
-            InputError: a key is unknown or missing, or the version is another.
+            InputError: a key is unknown or missing, a value has the wrong type, or the version is
+                another.
         """
         if not isinstance(value, Mapping):
             raise InputError("A record must be a JSON object; remove the file and run again.")
@@ -97,18 +101,38 @@ class Record:
             raise InputError(f"The record has version {value['version']}; run again.")
         values = dict(value)
         for name in ("wer_ci95", "delta_ci95", "caveats"):
-            if values[name] is not None:
+            if isinstance(values[name], list):
                 values[name] = tuple(values[name])
+        for name, kind in get_type_hints(cls).items():
+            if not _fits(values[name], kind):
+                raise InputError(f"The record has a {name} of the wrong type; run again.")
         return cls(**values)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether `value` is of a type that the fields of `Record` have."""
+    if isinstance(kind, UnionType):
+        return any(_fits(value, member) for member in get_args(kind))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, tuple):
+            return False
+        if kinds[1:] == (...,):
+            return all(_fits(item, kinds[0]) for item in value)
+        return len(value) == len(kinds) and all(map(_fits, value, kinds))
+    if kind is float:
+        return type(value) in (int, float)
+    return isinstance(value, get_origin(kind) or kind) and not isinstance(value, bool)
 
 
 def record_path(results: Path, record: Record) -> Path:
     """Where a record is kept below `results/`: one place for each thing that can be measured."""
     parts = (
         record.experiment, record.model, record.scheme, record.calibration, record.engine,
-        record.corpus, record.split,
+        record.corpus, record.split, record.variant,
     )  # fmt: skip
-    return results / record.profile / "records" / f"{'_'.join(parts)}.json"
+    name = "_".join(part for part in parts if part)
+    return results / record.profile / "records" / f"{name}.json"
 
 
 def write_record(results: Path, record: Record) -> Path:
@@ -124,7 +148,8 @@ def read_records(results: Path, profile: str | None = None) -> list[Record]:
     Raises:
         InputError: a record is damaged, or the profile has none.
     """
-    paths = sorted(results.glob(f"{profile or '*'}/records/*.json"))
+    folders = sorted(results.glob("*")) if profile is None else [results / profile]
+    paths = [path for folder in folders for path in sorted(folder.glob("records/*.json"))]
     if not paths:
         raise InputError(
             f"There are no records in {results / (profile or '')}; make them with `zq reproduce`."

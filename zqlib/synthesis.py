@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
+from zqlib.models import jasper
 from zqlib.models.jasper import BatchNorm
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 Deviation = Literal["model", "authors"]
+_SEEDS = 2**32
 _AUTHORS_EPS = 1e-6  # the authors' sqrt(var + 1e-6), where the model's BatchNorm has 1e-3
 
 
@@ -75,8 +77,12 @@ class SynthesisConfig:
             raise InputError("The synthesis needs an integer number of steps of at least 0.")
         if self.min_frames > self.frames:
             raise InputError("The synthesis needs min_frames of at most frames.")
-        if not (self.learning_rate > 0 and self.min_learning_rate > 0 and self.init_amplitude > 0):
-            raise InputError("The synthesis needs positive learning rates and init_amplitude.")
+        for name in ("learning_rate", "min_learning_rate", "init_amplitude"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 < value < float("inf"):
+                raise InputError(f"The synthesis needs a positive number as its {name}.")
+        if type(self.seed) is not int or not 0 <= self.seed < _SEEDS:
+            raise InputError(f"The synthesis needs an integer seed from 0 to {_SEEDS - 1}.")
         if self.deviation not in get_args(Deviation):
             raise InputError(f"deviation is {self.deviation!r}; use 'model' or 'authors'.")
 
@@ -89,8 +95,10 @@ class SynthesisConfig:
         """Read a mapping.
 
         Raises:
-            InputError: a key is unknown or a value impossible.
+            InputError: it is no mapping, a key is unknown or a value impossible.
         """
+        if not isinstance(value, Mapping):
+            raise InputError("The synthesis config must be a JSON object.")
         if unknown := sorted(set(value) - {field.name for field in fields(cls)}):
             raise InputError(f"The synthesis config has the unknown key {unknown[0]!r}.")
         return cls(**value)
@@ -216,7 +224,11 @@ def synthesize(
 def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
     settings = config.to_json()
     del settings["batches"]  # a longer set begins with the batches of a shorter one
-    digest = hashlib.sha256(json.dumps([settings, n_mels, torch.__version__]).encode())
+    # the printed network has what its weights do not show: strides, dilations, eps
+    parts = [settings, n_mels, torch.__version__, str(network)]
+    digest = hashlib.sha256(json.dumps(parts).encode())
+    for module in (__file__, jasper.__file__):  # the cache outlives a version of this package
+        digest.update(Path(module).read_bytes())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())

@@ -163,7 +163,10 @@ BREACHES = {
     "no terms": (lambda: changed("sum", terms=()), "1 to 256 terms"),
     "257 terms": (lambda: changed("sum", terms=term() * 129), "1 to 256 terms"),
     "term of other channels": (lambda: changed("sum", terms=term(input="x")), "same channels"),
-    "m of other channels": (lambda: changed("sum", terms=term(m=filled(2**30, 5).int())), "m is"),
+    "m of other channels": (
+        lambda: changed("sum", terms=term(m=filled(2**30, 5, torch.int32))),
+        "m is int32",
+    ),
     "e of other channels": (lambda: changed("sum", terms=term(e=filled(20, 5))), "m is int32"),
     "long m": (lambda: changed("sum", terms=term(m=filled(2**30, 6, torch.int64))), "m is int32"),
     "float m": (lambda: changed("sum", terms=term(m=torch.ones(6))), "m is int32"),

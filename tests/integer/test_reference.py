@@ -111,6 +111,20 @@ def test_saturating_int_mm_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         reference._int_mm_is_exact.cache_clear()
 
 
+@pytest.mark.parametrize(("rows", "depth", "columns"), [(40, 1, 4), (1, 4, 4), (40, 1, 1)])
+def test_product_is_exact_whatever_the_strides_of_an_axis_of_one(
+    rows: int, depth: int, columns: int
+) -> None:
+    """`torch._int_mm` alone returns garbage for these."""
+    x = integers((2000,), -128, 127, torch.int8, 0)
+    weight = integers((2000,), -127, 127, torch.int8, 1)
+    for stride in (1, 7, 40):
+        left = x.as_strided((rows, depth), (1, stride) if depth == 1 else (stride, 1))
+        right = weight.as_strided((depth, columns), (stride, 1))
+        expected = left.double() @ right.double()
+        assert torch.equal(reference._product(left, right).double(), expected)
+
+
 def requantize_program(term_count: int, target: TensorType, multipliers: Tensor) -> Program:
     """Sums `term_count` inputs of one: x itself, `multipliers` (terms, channels) each."""
     terms = tuple(Term("x", *dyadic(row)) for row in multipliers)

@@ -313,7 +313,7 @@ def test_failed_save_leaves_nothing_new(tmp_path: Path, monkeypatch: pytest.Monk
 def test_save_onto_a_folder_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "a.zq"
     target.mkdir()
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="cannot be written"):
         save_program(target, lowered("separable")[0], {})
     assert list(tmp_path.iterdir()) == [target]
     assert not list(target.iterdir())

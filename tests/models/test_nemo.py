@@ -147,9 +147,7 @@ def tar_of(*members: tarfile.TarInfo) -> bytes:
 # --- what is right
 
 
-def test_nemo_restores_what_is_written(
-    tmp_path: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nemo_restores_what_is_written(tmp_path: Path, state: dict[str, Tensor]) -> None:
     from nemo.collections.asr.models import ASRModel
 
     path = tmp_path / "tiny.nemo"
@@ -403,16 +401,13 @@ HUGE = [float("inf"), float("nan"), -1, 0, 10**9, 10**30, [[3]], [10**9], "1" * 
 
 @pytest.mark.parametrize("path", OPTIONS, ids=str)
 def test_option_of_a_wrong_type_or_size(archive: Any, path: tuple[str | int, ...]) -> None:
-    """Each is refused, unless it says the same as the right value (0 for false, null for 64)."""
-    kept = {"dropout": (0, 0.0), "residual": (), "separable": ()}.get(str(path[-1]), ())
+    valid = {"kernel": 3, "stride": 3, "dilation": 3, "dropout": 0}
+    valid |= {"residual": True, "separable": True}
     for value in WRONG + HUGE:
-        if value in kept or type(value) is type(CONFIG) is dict and path[-1] == 0:
+        if value is valid.get(str(path[-1]), "none"):
             continue
         config = yaml.safe_dump(changed(*path, value=value)).encode()
-        try:
-            refuse(archive(config=config), ".", load_model)
-        except pytest.fail.Exception as failure:
-            raise AssertionError(f"{path} = {value!r}") from failure
+        refuse(archive(config=config), ".", load_model)
 
 
 def test_other_family(archive: Any) -> None:
@@ -439,6 +434,7 @@ class Runs:
         return os.mkdir, (str(self.marker),)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_pickles_that_run_code_do_not_run(archive: Any, tmp_path: Path) -> None:
     marker = tmp_path / "owned"
     for weights in (
@@ -462,12 +458,10 @@ def test_pickles_that_run_code_do_not_run(archive: Any, tmp_path: Path) -> None:
         {"a": torch.zeros(1, device="meta")},
         {"a": torch.zeros(1, dtype=torch.complex64)},
         {"a": torch.eye(2).to_sparse()},
-        {"a": torch.quantize_per_tensor(torch.zeros(1), 1.0, 0, torch.qint8)},
         {"a": torch.zeros(1, dtype=torch.float8_e4m3fn)},
     ],
     ids=lambda value: " ".join(repr(value).split())[:50],
 )
-@pytest.mark.filterwarnings("ignore")
 def test_weights_that_are_no_plain_state_dict(archive: Any, value: object) -> None:
     refuse(archive(weights=saved(value)), "cannot be loaded safely")
 
@@ -492,6 +486,20 @@ def test_compressed_weights(archive: Any, state: dict[str, Tensor]) -> None:
         for record in source.infolist():
             target.writestr(record.filename, source.read(record))
     refuse(archive(weights=buffer.getvalue()), "cannot be loaded safely")
+
+
+def test_records_that_share_their_bytes(archive: Any, state: dict[str, Tensor]) -> None:
+    """A few bytes would be read as many tensors."""
+    content = io.BytesIO(saved(state))
+    with zipfile.ZipFile(content, "a") as target:
+        large = max(target.infolist(), key=lambda record: record.file_size)
+        for index in range(20):
+            again = copy.copy(large)
+            again.filename = f"archive/data/again{index}"
+            target.filelist.append(again)
+        target._didModify = True  # type: ignore[attr-defined]
+    assert len(zipfile.ZipFile(content).namelist()) > 20
+    refuse(archive(weights=content.getvalue()), "cannot be loaded safely")
 
 
 def edit(state: dict[str, Tensor], **changes: Tensor | None) -> bytes:

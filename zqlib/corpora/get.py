@@ -12,6 +12,12 @@ _TEST_SPLITS = {
     "librispeech": ("test-clean", "test-other"),
     "an4": ("test",),
 }
+_OTHER_SPLITS = {
+    "mini": ("train",),
+    "librispeech": ("dev-clean", "dev-other", "train-clean-100", "train-clean-360",
+                    "train-other-500"),
+    "an4": ("train",),
+}  # fmt: skip
 
 
 def get_corpus(name: str, folder: Path, splits: Sequence[str] | None = None) -> dict[str, Path]:
@@ -31,6 +37,9 @@ def get_corpus(name: str, folder: Path, splits: Sequence[str] | None = None) -> 
     if name not in _TEST_SPLITS:
         raise InputError(f"The corpus {name!r} is unknown; use {', '.join(_TEST_SPLITS)}.")
     splits = splits or _TEST_SPLITS[name]
+    known = (*_TEST_SPLITS[name], *_OTHER_SPLITS[name])
+    if unknown := sorted(set(splits) - set(known)):  # before anything is fetched
+        raise InputError(f"The corpus {name} has no split {unknown[0]!r}; use {', '.join(known)}.")
     if name == "mini":
         from zqlib.corpora.mini import build_mini_corpus
 
@@ -42,6 +51,4 @@ def get_corpus(name: str, folder: Path, splits: Sequence[str] | None = None) -> 
     from zqlib.corpora.an4 import fetch_an4
 
     manifests = fetch_an4(folder)
-    if unknown := sorted(set(splits) - manifests.keys()):
-        raise InputError(f"AN4 has no split {unknown[0]!r}; use {', '.join(sorted(manifests))}.")
     return {split: manifests[split] for split in splits}

@@ -149,8 +149,17 @@ def _conv1d(conv: Conv1d, x: Tensor) -> Tensor:
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """(rows, in) x (in, out) to (rows, out) int32, exactly."""
     if _int_mm_is_exact():
-        return torch._int_mm(x, weight)
+        return torch._int_mm(_row_major(x), _row_major(weight))
     return x.to(torch.int32) @ weight.to(torch.int32)
+
+
+def _row_major(x: Tensor) -> Tensor:
+    """A matrix with the strides of its shape, also along an axis of size 1.
+
+    torch leaves any stride there and calls the matrix contiguous, but `torch._int_mm` takes a
+    stride of 1 for the sign of a transposed matrix and reads beside it.
+    """
+    return x.contiguous().as_strided(x.shape, (x.shape[1], 1))
 
 
 @cache

@@ -106,10 +106,12 @@ def _parse_config(text: bytes) -> dict[str, Any]:
 
 def _parse_weights(content: bytes) -> dict[str, Tensor]:
     if zipfile.is_zipfile(io.BytesIO(content)):  # checkpoints of before torch 1.6 are not
-        # torch inflates whatever a record claims, and compares no checksum
+        # torch unpacks whatever a record claims, and compares no checksum
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-                raise ValueError("a compressed record")
+            records = archive.infolist()
+            stored = all(record.compress_type == zipfile.ZIP_STORED for record in records)
+            if not stored or sum(record.file_size for record in records) > len(content):
+                raise ValueError("records that unpack to more than they are")
             if damaged := archive.testzip():
                 raise ValueError(f"a wrong checksum of {damaged}")
     state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -145,8 +147,9 @@ def write_nemo(
 
 
 def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Give a checkpoint's tensors to `module` (on any device, `meta` too), in the module's types.
+    """Make `module`, which may be on the `meta` device, of a checkpoint's tensors.
 
+    They are copied to the types that the module has, on the CPU.
     The mel front-end's constants, which NeMo stores beside the weights, are the only keys left out.
 
     Raises:
@@ -169,7 +172,7 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Tensor], source: str
                 f"The tensor {key!r} in {source} has shape {tuple(value.shape)}, its config needs "
                 f"{tuple(expected[key].shape)}."
             )
-        if not torch.isfinite(value).all():
-            raise InputError(f"The tensor {key!r} in {source} holds values that are not finite.")
         converted[key] = value.to(expected[key].dtype, copy=True).contiguous()
+        if not torch.isfinite(converted[key]).all():
+            raise InputError(f"The tensor {key!r} in {source} holds values that are not finite.")
     module.load_state_dict(converted, assign=True)

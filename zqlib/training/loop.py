@@ -22,11 +22,13 @@ from zqlib.audio import MelConfig, MelFrontEnd, load_audio
 from zqlib.corpora.manifest import Utterance, read_manifest
 from zqlib.corpora.mini import SPLIT_SIZES, build_mini_corpus
 from zqlib.errors import InputError
+from zqlib.evaluation import greedy_ctc
 from zqlib.files import atomic_output, sha256_file, write_json
 from zqlib.models.jasper import JasperConfig, JasperCTC
 from zqlib.models.nemo import write_nemo
 from zqlib.training.config import LABELS, TrainingConfig, nemo_config
 from zqlib.training.data import Batch, Example, load_examples, make_batch, plan_epoch
+from zqlib.training.depthwise import FastDepthwiseGradient
 
 __all__ = ["evaluate_wer", "train"]
 
@@ -193,7 +195,8 @@ class _Run:
             )
         torch.manual_seed(config.seed * 1_000_003 + self.step)  # of dropout
         network.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16)
+        with autocast, FastDepthwiseGradient():
             log_probs, lengths = network(batch.features, batch.lengths)
         loss = functional.ctc_loss(
             log_probs.float().transpose(0, 1),
@@ -269,13 +272,8 @@ def evaluate_wer(network: JasperCTC, examples: Sequence[Example]) -> float:
         for example in examples:
             feature = example.variants[0].float()
             log_probs, _ = network(feature[None], torch.tensor([feature.shape[1]]))
-            hypotheses.append(_decode(log_probs[0]))
+            hypotheses.append(greedy_ctc(log_probs[0].argmax(-1).tolist(), LABELS))
     return round(100 * jiwer.wer([example.text for example in examples], hypotheses), 3)
-
-
-def _decode(log_probs: Tensor) -> str:
-    tokens = torch.unique_consecutive(log_probs.argmax(-1)).tolist()
-    return "".join(LABELS[token] for token in tokens if token != _BLANK).strip()
 
 
 def _test_score(network: JasperCTC, manifest: Path, mel: MelConfig) -> dict[str, Any]:

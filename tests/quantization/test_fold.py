@@ -1,0 +1,93 @@
+"""The folded graph computes what the network computes."""
+
+import pytest
+import torch
+from tiny import BLOCKS, N_CLASSES, N_MELS, features, network
+from torch import Tensor, nn
+
+from zqlib.models.jasper import BatchNorm, MaskedConv
+from zqlib.quantization.fold import fold
+from zqlib.quantization.graph import Activation, FloatConv
+
+
+@pytest.mark.parametrize("topology", BLOCKS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_folded_graph_equals_the_network(topology: str, seed: int) -> None:
+    model = network(topology, seed)
+    x, lengths = features([60, 41, 7], seed)
+    logits, out_lengths = fold(model).run(x, lengths)
+    expected, expected_lengths = model.double()(x.double(), lengths)
+    assert torch.equal(out_lengths, expected_lengths)
+    actual = logits.double().log_softmax(1).transpose(1, 2)
+    for row, length in enumerate(out_lengths.tolist()):
+        torch.testing.assert_close(
+            actual[row, :length], expected[row, :length], rtol=1e-5, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("topology", BLOCKS)
+def test_every_parameter_is_in_the_graph_once(topology: str) -> None:
+    model, graph = network(topology), fold(network(topology))
+    convs = [o for o in graph.operators if isinstance(o, FloatConv)]
+    assert len(convs) == sum(isinstance(m, nn.Conv1d) for m in model.modules())
+    assert sum(o.weight.numel() for o in convs) == sum(
+        m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv1d)
+    )
+    # a BatchNorm leaves a bias, a depthwise convolution before its pointwise has none
+    assert sum(o.bias is not None for o in convs) == 1 + sum(
+        isinstance(m, BatchNorm) for m in model.modules()
+    )
+    assert (graph.channels, graph.logits) == (N_MELS, convs[-1].output)
+    assert convs[-1].weight.shape[0] == N_CLASSES + 1
+
+
+def test_fold_is_the_formula_of_the_paper() -> None:
+    """W' = W * gamma / sigma, b' = beta - mu * gamma / sigma, with the layer's own eps."""
+    model = network("dense")
+    block = model.encoder.encoder[0]
+    conv, norm = block.mconv[0], block.mconv[1]
+    assert isinstance(conv, MaskedConv) and isinstance(norm, BatchNorm)
+    norm.eps = 0.5
+    folded = fold(model).operators[0]
+    assert isinstance(folded, FloatConv) and folded.bias is not None
+    gain = norm.weight / (norm.running_var + 0.5).sqrt()
+    torch.testing.assert_close(folded.weight, conv.conv.weight * gain[:, None, None])
+    torch.testing.assert_close(folded.bias, norm.bias - norm.running_mean * gain)
+
+
+def test_fold_leaves_the_network_alone() -> None:
+    model = network("residual")
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    fold(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_relu_only_after_the_sum_of_a_residual_block() -> None:
+    activations = [o for o in fold(network("residual")).operators if isinstance(o, Activation)]
+    sums = [o for o in activations if len(o.inputs) > 1]
+    assert [o.name for o in sums] == ["block1.relu", "block2.relu"]
+    assert all(o.relu for o in sums)
+    depthwise = [o for o in activations if not o.relu]
+    assert [o.name for o in depthwise] == ["block0.conv0.out"] + [
+        f"block1.conv{i}.out" for i in (0, 2, 4)
+    ]
+
+
+def test_dense_residual_sums_every_dense_block_so_far() -> None:
+    operators = fold(network("dense residual")).operators
+    terms = {o.name: len(o.inputs) for o in operators if isinstance(o, Activation)}
+    blocks = [terms[f"block{i}.relu"] for i in range(5)]
+    assert blocks == [1, 2, 3, 4, 1]
+
+
+def test_observer_sees_valid_frames_of_features_and_activations() -> None:
+    graph = fold(network("residual"))
+    x, lengths = features([20, 9])
+    x[1, :, 9:] = 1e6  # garbage beyond the length
+    seen: dict[str, Tensor] = {}
+    graph.run(x, lengths, lambda name, value: seen.update({name: value}))
+    names = [o.output for o in graph.operators if isinstance(o, Activation)]
+    assert sorted(seen) == sorted(["features", *names])
+    assert torch.equal(seen["features"], torch.cat([x[0], x[1, :, :9]], dim=1))
+    assert seen["block3.relu"].shape == (10, 10 + 5)
+    assert all(value.abs().max() < 1e5 for value in seen.values())

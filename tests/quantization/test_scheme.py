@@ -1,0 +1,81 @@
+"""Schemes: named, strict, and the same after a trip through JSON."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import reproducible
+
+from zqlib.errors import InputError
+from zqlib.quantization.scheme import QuantScheme, preset
+
+
+@reproducible
+@given(
+    st.builds(
+        QuantScheme,
+        weight_bits=st.integers(2, 8),
+        activation_bits=st.integers(2, 8),
+        unsigned_relu=st.booleans(),
+        range_method=st.sampled_from(["minmax", "percentile", "mse"]),
+        percentile=st.floats(50, 100, exclude_min=True),
+    )
+)
+def test_scheme_survives_json(scheme: QuantScheme) -> None:
+    assert QuantScheme.from_json(json.loads(json.dumps(scheme.to_json()))) == scheme
+
+
+def test_unknown_key_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown key 'weigth_bits'"):
+        QuantScheme.from_json({"weigth_bits": 8})
+
+
+@pytest.mark.parametrize("field", ["weight_bits", "activation_bits"])
+@pytest.mark.parametrize("bits", [1, 9, 0, -8, 8.0, True, "8", None])
+def test_impossible_bits_are_refused(field: str, bits: Any) -> None:
+    with pytest.raises(InputError, match=f"{field} is .* from 2 to 8"):
+        QuantScheme(**{field: bits})
+    with pytest.raises(InputError):
+        QuantScheme.from_json({field: bits})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("range_method", "entropy"),
+        ("range_method", None),
+        ("percentile", 50),
+        ("percentile", 100.1),
+        ("percentile", float("nan")),
+        ("percentile", "99"),
+        ("percentile", True),
+        ("unsigned_relu", 1),
+        ("unsigned_relu", "no"),
+    ],
+)
+def test_impossible_value_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InputError):
+        QuantScheme(**{field: value})
+
+
+@pytest.mark.parametrize("name", [f"w{w}a{a}" for w in range(2, 9) for a in range(2, 9)])
+def test_preset_has_its_name(name: str) -> None:
+    assert preset(name).name == name
+
+
+def test_preset_takes_overrides() -> None:
+    assert preset("w6a4", range_method="mse") == QuantScheme(6, 4, range_method="mse")
+
+
+@pytest.mark.parametrize("name", ["w9a8", "w1a8", "w8a10", "w0a0"])
+def test_preset_beyond_the_bits_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="from 2 to 8"):
+        preset(name)
+
+
+@pytest.mark.parametrize("name", ["", "int8", "w8", "a8w8", "W8A8", "w8a8 ", "w8a8\n", "w-8a8"])
+def test_malformed_preset_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="w<bits>a<bits>"):
+        preset(name)
