@@ -35,13 +35,13 @@ def main() -> None:
         # not standalone: typer would use several lines for its own errors
         status = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
     except typer.TyperException as error:
-        _exit(f"{error.format_message()} Try `zq --help`.", error.exit_code)
+        _exit(f"{error.format_message().rstrip('.')}; try `zq --help`.", error.exit_code)
     except ZqError as error:
         _exit(str(error), 1)
     except (OSError, SafetensorError) as error:
         _exit(f"The system refused to read or write ({error}); check paths and disk space.", 1)
     if status == _INTERRUPTED:
-        _exit("interrupted; the same command goes on where it was.", _INTERRUPTED)
+        _exit("interrupted; what quantize, reproduce and train had done is kept.", _INTERRUPTED)
     sys.exit(status)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from zqlib.calibration_data import calibration_batches
+from zqlib.errors import InputError
 from zqlib.files import read_json, sha256_file, write_json
 from zqlib.models import CTCModel, load_model
 from zqlib.parameters import Parameters
@@ -105,6 +106,8 @@ def wer_experiment(parameters: Parameters) -> list[Record]:
         for split in profile.corpora:
             if not source.corpora or split.corpus in source.corpora:
                 records += score_systems(root, profile, source, model, split, systems)
+    if not records:
+        raise InputError("No model is to be scored on any of these splits; choose others.")
     return records
 
 

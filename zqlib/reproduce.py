@@ -49,7 +49,6 @@ def reproduce(
         InputError: the profile, the notebook or a parameter is unknown, or an input is missing.
         NotebookError: a cell failed, or the kernel.
     """
-    root = root.resolve()  # papermill changes the working directory
     if only is not None and only not in NOTEBOOKS:
         raise InputError(f"The notebook {only!r} is unknown; use one of {', '.join(NOTEBOOKS)}.")
     if parameters and "profile" in parameters:
@@ -123,7 +122,9 @@ def _execute(root: Path, source: Path, output: Path, values: Mapping[str, Any]) 
     with atomic_output(output) as temporary:
         try:
             papermill.execute_notebook(
-                str(source), str(temporary), parameters=dict(values), cwd=str(root),
+                # absolute, because papermill changes the working directory meanwhile
+                str(source.resolve()), str(temporary.resolve()), parameters=dict(values),
+                cwd=str(root),
                 kernel_name="python3", log_output=True, progress_bar=False,
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
@@ -147,5 +148,13 @@ def _forget_the_clock(notebook: Any) -> None:
         cell.id = hashlib.sha256(f"{index}".encode()).hexdigest()[:8]
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
+        outputs: list[Any] = []
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                continue
+            if outputs and output.get("name") == outputs[-1].get("name") == "stdout":
+                outputs[-1].text += output.text  # what came between decided where it was split
+            else:
+                outputs.append(output)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = outputs

@@ -19,7 +19,7 @@ from zqlib.models import load_model
 from zqlib.models.jasper import BlockConfig
 from zqlib.models.nemo import read_nemo
 from zqlib.training import TrainingConfig, loop, train
-from zqlib.training.data import Example, distort, make_batch, plan_epoch
+from zqlib.training.data import Example, distort, load_examples, make_batch, plan_epoch
 
 TINY = TrainingConfig(
     blocks=(
@@ -145,6 +145,38 @@ def test_checkpoint_of_another_run_is_refused(work_dir: Path, tmp_path: Path) ->
         train(TINY, tmp_path / "a.nemo", work_dir)
 
 
+def test_second_round_starts_from_the_first(work_dir: Path, tmp_path: Path) -> None:
+    short = TrainingConfig.from_json({**TINY.to_json(), "steps": 2})
+    train(short, tmp_path / "first.nemo", work_dir)
+    still = TrainingConfig.from_json({**short.to_json(), "steps": 1, "learning_rate": 1e-9})
+    second = train(
+        still, tmp_path / "second.nemo", tmp_path / "second", initial=tmp_path / "first.nemo"
+    )
+    assert second["earlier_round"]["config"] == short.to_json()
+    assert second["data_sha256"]["initial"] == second["earlier_round"]["checkpoint_sha256"]
+    first = read_nemo(tmp_path / "first.nemo").state
+    for key, value in read_nemo(tmp_path / "second.nemo").state.items():
+        if value.is_floating_point() and "running" not in key:
+            torch.testing.assert_close(value, first[key], rtol=0, atol=1e-6)
+    wider = TrainingConfig.from_json(
+        {**short.to_json(), "blocks": [{"filters": 8, "repeat": 1, "kernel": 3}]}
+    )
+    with pytest.raises(InputError):
+        train(wider, tmp_path / "x.nemo", tmp_path / "x", initial=tmp_path / "first.nemo")
+
+
+def test_features_are_computed_once(corpora: Path, tmp_path: Path) -> None:
+    utterances = loop.read_manifest(corpora / "mini" / "mini-clean.jsonl")
+    front_end = loop.MelFrontEnd(MelConfig())
+    fresh = load_examples(utterances, 2, front_end, 3, tmp_path / "cache.pt")
+    cached = load_examples(utterances, 2, front_end, 3, tmp_path / "cache.pt")
+    for ours, expected in zip(cached, fresh, strict=True):
+        assert ours.text == expected.text
+        assert torch.equal(ours.target, expected.target)
+        assert len(ours.variants) == 2
+        assert all(map(torch.equal, ours.variants, expected.variants))
+
+
 def test_config_round_trips_through_json() -> None:
     assert TrainingConfig.from_json(json.loads(json.dumps(TINY.to_json()))) == TINY
     assert TrainingConfig.from_json({}) == TrainingConfig()
@@ -233,4 +265,4 @@ def test_foreign_characters_in_a_transcript_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.zeros(8000, dtype=np.float32), 16000)
     with pytest.raises(InputError, match="other than a-z"):
-        loop.load_examples([Utterance(path, 0.5, "Über 5")], 1, loop.MelFrontEnd(MelConfig()), 0)
+        load_examples([Utterance(path, 0.5, "Über 5")], 1, loop.MelFrontEnd(MelConfig()), 0)

@@ -1,7 +1,7 @@
 """The embedded `mini` corpus: sentences of `grammar` spoken by espeak-ng, always the same bytes.
 
 Splits:
-    train: for training only, about 2 hours.
+    train: for training only, about 4 hours.
     mini-clean: unseen sentences, voices of the training split.
     mini-other: unseen sentences and unseen voices, with noise, reverberation and changes of speed.
 
@@ -25,7 +25,7 @@ from zqlib.files import atomic_output, read_json, sha256_file, write_json
 
 __all__ = ["SPLIT_SIZES", "TEST_VOICES", "TRAINING_VOICES", "build_mini_corpus"]
 
-SPLIT_SIZES: Mapping[str, int] = {"train": 2400, "mini-clean": 100, "mini-other": 100}
+SPLIT_SIZES: Mapping[str, int] = {"train": 4800, "mini-clean": 100, "mini-other": 100}
 SAMPLE_RATE = 16000
 
 TEST_VOICES = ("belinda", "benjamin", "edward2", "f5", "grandpa", "klatt4", "linda", "m7",

@@ -23,6 +23,7 @@ def main() -> int:
         default=os.environ.get("ZQ_ASSETS"),
         help="a folder with speech/an4/train.jsonl and test.jsonl (default: $ZQ_ASSETS)",
     )
+    parser.add_argument("--initial", type=Path, help="the .nemo of an earlier round to start from")
     parser.add_argument("--config", type=Path, help="a JSON file of TrainingConfig fields")
     arguments = parser.parse_args()
     try:
@@ -34,6 +35,7 @@ def main() -> int:
             arguments.work_dir,
             an4_train=an4 / "train.jsonl" if an4 else None,
             an4_test=an4 / "test.jsonl" if an4 else None,
+            initial=arguments.initial,
         )
     except ZqError as error:
         print(error, file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from zqlib.audio import MelFrontEnd, load_audio, pad_features
 from zqlib.corpora import augment
 from zqlib.corpora.manifest import Utterance
 from zqlib.errors import InputError
+from zqlib.files import atomic_output
 from zqlib.training.config import LABELS
 
 __all__ = ["Batch", "Example", "distort", "load_examples", "make_batch", "plan_epoch"]
@@ -45,13 +47,27 @@ class Batch:
 
 
 def load_examples(
-    utterances: Sequence[Utterance], n_variants: int, front_end: MelFrontEnd, seed: int
+    utterances: Sequence[Utterance],
+    n_variants: int,
+    front_end: MelFrontEnd,
+    seed: int,
+    cache: Path | None = None,
 ) -> list[Example]:
     """Read audio and compute the features of `n_variants` copies of each utterance.
+
+    Args:
+        utterances: what to read.
+        n_variants: copies of each, the recording as it is among them.
+        front_end: waveform to features.
+        seed: of the distortions.
+        cache: a file to keep the features in; the caller names it after all that decides them.
 
     Raises:
         InputError: unreadable audio, or a transcript with characters outside `LABELS`.
     """
+    if cache is not None and cache.is_file():
+        stored = torch.load(cache, weights_only=True)
+        return [Example(tuple(v), t, u.text) for v, t, u in zip(*stored, utterances, strict=True)]
     examples = []
     for index, utterance in enumerate(tqdm(utterances, desc="features", unit="utt")):
         try:
@@ -68,6 +84,9 @@ def load_examples(
         ]
         features = tuple(front_end(torch.from_numpy(copy)).half() for copy in copies)
         examples.append(Example(features, target, utterance.text))
+    if cache is not None:
+        with atomic_output(cache) as temporary:
+            torch.save(([e.variants for e in examples], [e.target for e in examples]), temporary)
     return examples
 
 

@@ -2,9 +2,11 @@
 
 A run that is killed and started again ends with the weights of one that was not: order,
 distortions and dropout of a step hang on the seed and the step alone, and a checkpoint holds the
-optimiser as well.
+optimiser as well. On a machine that others use too, set OMP_WAIT_POLICY=PASSIVE: threads that spin
+while they wait for one that has lost its core make a step ten times slower.
 """
 
+import hashlib
 import math
 import platform
 import time
@@ -18,14 +20,17 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from zqlib import audio
 from zqlib.audio import MelConfig, MelFrontEnd, load_audio
+from zqlib.corpora import augment
 from zqlib.corpora.manifest import Utterance, read_manifest
 from zqlib.corpora.mini import SPLIT_SIZES, build_mini_corpus
 from zqlib.errors import InputError
 from zqlib.evaluation import greedy_ctc
-from zqlib.files import atomic_output, sha256_file, write_json
+from zqlib.files import atomic_output, read_json, sha256_file, write_json
 from zqlib.models.jasper import JasperConfig, JasperCTC
-from zqlib.models.nemo import write_nemo
+from zqlib.models.nemo import load_state, read_nemo, write_nemo
+from zqlib.training import data
 from zqlib.training.config import LABELS, TrainingConfig, nemo_config
 from zqlib.training.data import Batch, Example, load_examples, make_batch, plan_epoch
 from zqlib.training.depthwise import FastDepthwiseGradient
@@ -41,6 +46,7 @@ def train(
     work_dir: Path,
     an4_train: Path | None = None,
     an4_test: Path | None = None,
+    initial: Path | None = None,
 ) -> dict[str, Any]:
     """Train a model and write it with its record.
 
@@ -53,25 +59,33 @@ def train(
         work_dir: corpus and checkpoints; start again with the same one to resume.
         an4_train: manifest of AN4's training set, to train on real speech too.
         an4_test: manifest of AN4's test set, only scored at the end.
+        initial: a `.nemo` of an earlier round to start from, with its record beside it, which is
+            carried over into the new one; None starts from random weights.
 
     Returns:
         the training record.
 
     Raises:
-        InputError: unreadable data, or checkpoints in `work_dir` of another run.
+        InputError: unreadable data, checkpoints in `work_dir` of another run, or an `initial` model
+            of another shape.
     """
-    started = time.perf_counter()
+    started, started_cpu = time.perf_counter(), time.process_time()
     torch.set_num_threads(config.threads)
     sizes = {**SPLIT_SIZES, "train": config.mini_utterances}
-    manifests = build_mini_corpus(work_dir / "mini", list(sizes), config.seed, sizes)
+    manifests = build_mini_corpus(work_dir / "mini", list(sizes), sizes=sizes)
+    digests = _digests(manifests, an4_train, initial)
     mel = MelConfig()
-    trained = _TrainingData.load(config, manifests, an4_train, MelFrontEnd(mel))
+    trained = _TrainingData.load(config, manifests, an4_train, MelFrontEnd(mel), work_dir)
 
     blocks = config.blocks
     torch.manual_seed(config.seed)
     network = JasperCTC(JasperConfig(mel.n_mels, blocks, len(LABELS)))
     _initialise(network)
-    run = _Run(config, network, work_dir / "checkpoint.pt", _digests(manifests, an4_train))
+    earlier = None
+    if initial is not None:
+        load_state(network, read_nemo(initial).state, str(initial))
+        earlier = read_json(initial.with_suffix(".json"))
+    run = _Run(config, network, work_dir / "checkpoint.pt", digests)
     run.resume()
     progress = tqdm(total=config.steps, initial=run.step, desc="training", unit="step")
     while run.step < config.steps:
@@ -83,7 +97,8 @@ def train(
                 break
         wer_pct = evaluate_wer(network, trained.held_out) if trained.held_out else None
         run.wall_minutes += (time.perf_counter() - started) / 60  # preparation included
-        started = time.perf_counter()
+        run.cpu_minutes += (time.process_time() - started_cpu) / 60
+        started, started_cpu = time.perf_counter(), time.process_time()
         run.note(sum(losses) / len(losses), wer_pct)
         progress.set_postfix(loss=f"{run.history[-1]['loss']:.3f}", held_out_wer_pct=wer_pct)
     progress.close()
@@ -99,6 +114,8 @@ def train(
         "checkpoint_sha256": sha256_file(output),
         "data_sha256": run.digests,
         "training_minutes": round(run.wall_minutes, 2),
+        "cpu_minutes": round(run.cpu_minutes, 2),
+        "earlier_round": earlier,
         "torch": torch.__version__,
         "machine": platform.machine(),
         "kept_step": run.best_step,
@@ -131,18 +148,22 @@ class _TrainingData:
         manifests: Mapping[str, Path],
         an4_train: Path | None,
         front_end: MelFrontEnd,
+        work_dir: Path,
     ) -> "_TrainingData":
-        mini = load_examples(
-            read_manifest(manifests["train"]), config.mini_variants, front_end, config.seed
-        )
+        def load(name: str, utterances: list[Utterance], n_variants: int) -> list[Example]:
+            key = repr((utterances, n_variants, config.seed, front_end.config, _digest_of_code()))
+            cache = work_dir / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.features.pt"
+            return load_examples(utterances, n_variants, front_end, config.seed, cache)
+
+        mini = load("mini", read_manifest(manifests["train"]), config.mini_variants)
         if an4_train is None:
             return cls(config, mini, [], [])
         tests = ("mini-clean", "mini-other")
         test_texts = {u.text for split in tests for u in read_manifest(manifests[split])}
         kept, held_out = _split_speakers(read_manifest(an4_train), config.an4_held_out_every)
         kept = [utterance for utterance in kept if utterance.text not in test_texts]
-        an4 = load_examples(kept, config.an4_variants, front_end, config.seed)
-        return cls(config, mini, an4, load_examples(held_out, 1, front_end, config.seed))
+        an4 = load("an4", kept, config.an4_variants)
+        return cls(config, mini, an4, load("held-out", held_out, 1))
 
     def batch(self, step: int, pad_to: int) -> Batch:
         epoch, position = divmod(step, self.batches_per_epoch)
@@ -181,7 +202,7 @@ class _Run:
             weight_decay=config.weight_decay,
             betas=(0.9, 0.98),
         )
-        self.step, self.wall_minutes = 0, 0.0
+        self.step, self.wall_minutes, self.cpu_minutes = 0, 0.0, 0.0
         self.history: list[dict[str, Any]] = []
         self.best_step, self.best_wer_pct = 0, math.inf
         self.best_state: dict[str, Tensor] = {}
@@ -232,6 +253,7 @@ class _Run:
             "digests": self.digests,
             "step": self.step,
             "wall_minutes": self.wall_minutes,
+            "cpu_minutes": self.cpu_minutes,
             "history": self.history,
             "best_step": self.best_step,
             "best_wer_pct": self.best_wer_pct,
@@ -260,7 +282,8 @@ class _Run:
             )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        for name in ("step", "wall_minutes", "history", "best_step", "best_wer_pct", "best_state"):
+        for name in ("step", "wall_minutes", "cpu_minutes", "history", "best_step", "best_wer_pct",
+                     "best_state"):  # fmt: skip
             setattr(self, name, state[name])
 
 
@@ -318,8 +341,15 @@ def _nemo_constants(mel: MelConfig) -> dict[str, Tensor]:
     }
 
 
-def _digests(manifests: Mapping[str, Path], an4_train: Path | None) -> dict[str, str]:
-    digests = {name: sha256_file(path) for name, path in manifests.items()}
-    if an4_train is not None:
-        digests["an4-train"] = sha256_file(an4_train)
-    return digests
+def _digests(
+    manifests: Mapping[str, Path], an4_train: Path | None, initial: Path | None
+) -> dict[str, str]:
+    """SHA-256 of all that training starts from."""
+    files = {**manifests, "an4-train": an4_train, "initial": initial}
+    return {name: sha256_file(path) for name, path in files.items() if path is not None}
+
+
+def _digest_of_code() -> str:
+    """Of the modules that decide the features, so that a cache never outlives a change to them."""
+    modules = (augment, audio, data)
+    return "".join(sha256_file(Path(str(module.__file__))) for module in modules)

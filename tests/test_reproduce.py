@@ -1,0 +1,351 @@
+"""`zq reproduce` on a tiny project: whole results or none, resumable, and nothing done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from checkpoints import write_audio, write_checkpoint, write_project
+from nbformat.v4 import new_code_cell, new_notebook
+
+from zqlib import reproduce as module
+from zqlib.corpora.manifest import read_manifest
+from zqlib.errors import InputError
+from zqlib.evaluation import read_hypotheses
+from zqlib.experiments import wer_experiment
+from zqlib.files import sha256_file
+from zqlib.parameters import Parameters
+from zqlib.reproduce import NotebookError, reproduce
+from zqlib.results import Record, read_records
+from zqlib.scoring import data_digest
+
+ZQ = str(Path(sys.executable).parent / "zq")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project that was reproduced without a disturbance."""
+    root = write_project(tmp_path_factory.mktemp("done"))
+    reproduce(root, "smoke")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project in which nothing has run."""
+    return write_project(tmp_path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.parts)
+    }
+
+
+def cells(path: Path) -> list[Any]:
+    return list(nbformat.read(path, as_version=4).cells)
+
+
+def test_records_say_what_was_run_and_where_it_came_from(done: Path) -> None:
+    records = read_records(done / "results", "smoke")
+    found = {(r.scheme, r.calibration, r.engine): r for r in records}
+    assert set(found) == {
+        ("float", "none", "float"),
+        ("w8a8", "synthetic", "reference"),
+        ("w8a8", "noise", "reference"),
+    }
+    utterances = read_manifest(done / "corpus" / "test.jsonl")
+    for record in records:
+        assert (record.profile, record.experiment) == ("smoke", "wer")
+        assert (record.model, record.family) == ("tiny", "quartznet")
+        assert (record.corpus, record.split) == ("noises", "test")
+        assert record.caveats == ("subset of 2 of 9", "noises", "random weights")
+        assert record.utterances == len(utterances) == 2
+        assert record.words == sum(len(u.text.split()) for u in utterances)
+        assert record.wer_ci95[0] <= record.wer_pct <= record.wer_ci95[1]
+        assert record.provenance["model_sha256"] == sha256_file(done / "tiny.nemo")
+        assert record.provenance["data_sha256"] == data_digest(done / "corpus" / "test.jsonl")
+        stored = read_hypotheses(done / "results" / "smoke" / record.hypotheses)
+        assert [h.reference for h in stored] == [u.text for u in utterances]
+    assert found["float", "none", "float"].delta_wer_pct is None
+    zero_shot = found["w8a8", "synthetic", "reference"]
+    assert zero_shot.delta_wer_pct is not None and zero_shot.delta_ci95 is not None
+    assert zero_shot.provenance["scheme"]["weight_bits"] == 8
+    assert zero_shot.provenance["calibration"]["synthesis"]["steps"] == 5
+    noise = found["w8a8", "noise", "reference"]
+    assert noise.provenance["calibration"]["kind"] == "noise"
+    assert zero_shot.size_mb > 0
+
+
+def test_the_synthesis_leaves_its_record(done: Path) -> None:
+    record = json.loads((done / "results" / "smoke" / "synthesis" / "tiny.json").read_text())
+    assert record["config"]["steps"] == 5
+    assert len(record["loss"]) == 1 and len(record["loss"][0]) == 6
+    assert record["loss"][0][-1] < record["loss"][0][0]
+    assert sum(layer["initial"] for layer in record["layers"].values()) == pytest.approx(
+        record["loss"][0][0], rel=1e-4
+    )
+    assert record["provenance"]["model_sha256"] == sha256_file(done / "tiny.nemo")
+
+
+@pytest.mark.parametrize("name", ["synthesis", "wer"])
+def test_notebooks_are_executed_and_show_their_records(done: Path, name: str) -> None:
+    executed = cells(done / "results" / "smoke" / "notebooks" / f"{name}.ipynb")
+    code = [cell for cell in executed if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    text = json.dumps(outputs)
+    assert "random weights" in text
+    if name == "wer":
+        for record in read_records(done / "results"):
+            assert f"{record.wer_pct:.2f}" in text
+
+
+def test_a_repetition_gives_the_same_bytes(done: Path) -> None:
+    before = contents(done / "results")
+    assert len(before) == 2 + 1 + 3 + 3  # notebooks, a synthesis, records, hypotheses
+    reproduce(done, "smoke", force=True)
+    assert contents(done / "results") == before
+
+
+def test_what_is_done_is_not_run_again(
+    done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_execute", None)
+    assert [path.name for path in reproduce(done, "smoke")] == ["synthesis.ipynb", "wer.ipynb"]
+    assert capsys.readouterr().out.count("is up to date") == 2
+
+
+@pytest.fixture
+def executed(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the notebooks that run; they only pretend to."""
+    names: list[str] = []
+
+    def pretend(_: Path, source: Path, output: Path, values: object) -> None:
+        names.append(source.stem)
+        results = output.parents[1]
+        for path in (
+            output,
+            results / "synthesis" / "tiny.json",
+            results / "records" / "wer_tiny.json",
+            results / "hypotheses" / "tiny.jsonl",
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("pretended")  # fmt: skip
+
+    monkeypatch.setattr(module, "_execute", pretend)
+    return names
+
+
+def test_nothing_to_score_is_said(root: Path) -> None:
+    profile = json.loads((root / "workflow/profiles/smoke.json").read_text())
+    profile["models"][0]["corpora"] = ["other"]
+    profile["corpora"].append(profile["corpora"][0] | {"corpus": "other", "split": "dev"})
+    (root / "workflow/profiles/smoke.json").write_text(json.dumps(profile))
+    with pytest.raises(InputError, match="choose others"):
+        wer_experiment(Parameters("smoke", splits=("test",), root=root))
+
+
+def edit(path: Path) -> None:
+    path.write_text(path.read_text().replace("tiny model", "small model"))
+
+
+BOTH = ["synthesis", "wer"]
+CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "nothing": (lambda root: None, []),
+    "a model": (lambda root: write_checkpoint(root / "tiny.nemo", seed=1), BOTH),
+    "the profile": (lambda root: edit(root / "workflow/profiles/smoke.json"), BOTH),
+    "a recording": (lambda root: write_audio(root / "corpus/audio/0.wav", 0.4, seed=9), BOTH),
+    "a notebook": (lambda root: (root / "notebooks/wer.ipynb").open("a").write("\n"), ["wer"]),
+    "an executed notebook": (
+        lambda root: (root / "results/smoke/notebooks/wer.ipynb").write_text("edited"), ["wer"]),
+    "a record lost": (lambda root: (root / "results/smoke/records/wer_tiny.json").unlink(),
+                      ["wer"]),
+    "hypotheses edited": (
+        lambda root: (root / "results/smoke/hypotheses/tiny.jsonl").write_text("x"), ["wer"]),
+    "a synthesis lost": (lambda root: (root / "results/smoke/synthesis/tiny.json").unlink(),
+                         ["synthesis"]),
+    "a stamp cut": (lambda root: (root / "work/notebooks/smoke-wer.json").write_text("{"),
+                    ["wer"]),
+    "a stamp of another kind": (
+        lambda root: (root / "work/notebooks/smoke-wer.json").write_text("[1]"), ["wer"]),
+    "all results": (lambda root: (root / "results").rename(root / "old"), BOTH),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_only_what_a_change_touches_runs_again(
+    root: Path, executed: list[str], change: str
+) -> None:
+    act, expected = CHANGES[change]
+    reproduce(root, "smoke")
+    assert executed == BOTH
+    executed.clear()
+    act(root)
+    reproduce(root, "smoke")
+    assert executed == expected
+    executed.clear()
+    reproduce(root, "smoke")
+    assert executed == []
+
+
+def test_a_relative_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_notebook(root, "import os; assert os.path.samefile('.', os.environ['ZQ_TEST_ROOT'])")
+    monkeypatch.setenv("ZQ_TEST_ROOT", str(root))
+    monkeypatch.chdir(root.parent)
+    (output,) = reproduce(Path(root.name), "smoke", "wer")
+    assert output == Path(root.name) / "results/smoke/notebooks/wer.ipynb" and output.is_file()
+
+
+def test_parameters_count_as_a_change(root: Path, executed: list[str]) -> None:
+    for parameters in ({}, {"seed": 1}, {"seed": 1}, {"seed": 2}, {"splits": ["test"]}):
+        reproduce(root, "smoke", "wer", parameters)
+    assert executed == ["wer"] * 4
+    reproduce(root, "smoke", "wer", {"splits": ["test"]}, force=True)
+    assert executed == ["wer"] * 5
+
+
+@pytest.mark.parametrize(
+    ("only", "parameters", "message"),
+    [
+        ("plots", {}, "notebook 'plots' is unknown"),
+        (None, {"sed": 4}, "'sed' is unknown"),
+        (None, {"profile": "local"}, "--profile"),
+        (None, {"seed": "x"}, "seed an integer"),
+        (None, {"models": ["other"]}, "no model 'other'"),
+        (None, {"splits": ["other"]}, "no split 'other'"),
+    ],
+)
+def test_wrong_requests_are_refused_before_anything_runs(
+    root: Path, executed: list[str], only: str | None, parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        reproduce(root, "smoke", only, parameters)
+    assert executed == [] and not (root / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("tiny.nemo", r"tiny\.nemo does not exist"),
+        ("corpus/test.jsonl", r"test\.jsonl does not exist"),
+        ("corpus/audio/1.wav", r"1\.wav, named by"),
+    ],
+)
+def test_a_missing_input_is_named(root: Path, executed: list[str], lost: str, message: str) -> None:
+    (root / lost).unlink()
+    with pytest.raises(InputError, match=message):
+        reproduce(root, "smoke")
+    assert executed == []
+
+
+def replace_notebook(root: Path, *sources: str) -> None:
+    """Put other cells, after those parameters, in the place of `wer`."""
+    first = new_code_cell('profile = "quick"', metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = new_notebook(cells=[first, *map(new_code_cell, sources)], metadata=kernel)
+    nbformat.write(notebook, root / "notebooks" / "wer.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            "raise ValueError('first line\\nsecond line')",
+            r"wer\.ipynb failed in cell 3: ValueError",
+        ),
+        ("import os; os._exit(1)", r"kernel of wer\.ipynb"),
+    ],
+    ids=["a failing cell", "a dead kernel"],
+)
+def test_a_failure_leaves_nothing(root: Path, source: str, message: str) -> None:
+    replace_notebook(root, source)
+    for _ in range(2):  # the second time, too: a failure is not taken for done
+        with pytest.raises(NotebookError, match=message):
+            reproduce(root, "smoke", "wer")
+        assert contents(root / "results") == {}
+        assert list((root / "results/smoke/notebooks").iterdir()) == []
+        assert not (root / "work").exists()
+
+
+def test_a_failure_keeps_the_last_success(root: Path) -> None:
+    replace_notebook(root, "print(profile)")
+    (output,) = reproduce(root, "smoke", "wer")
+    before = output.read_bytes()
+    assert b"smoke" in before
+    replace_notebook(root, "1 / 0")
+    with pytest.raises(NotebookError):
+        reproduce(root, "smoke", "wer")
+    assert output.read_bytes() == before
+
+
+def begun(root: Path) -> dict[str, Callable[[], bool]]:
+    """Moments of a run, by what it has left so far."""
+    partials, results = root / "work/hypotheses", root / "results/smoke"
+    return {
+        "synthesis begun": lambda: (root / "work").is_dir(),
+        "a program written": lambda: any((root / "work").glob("programs/*.zq")),
+        "one utterance heard": lambda: any(
+            path.read_bytes().count(b"\n") >= 1 for path in partials.glob("*w8a8*")
+        ),
+        "two records written": lambda: len(list(results.glob("records/*.json"))) >= 2,
+    }
+
+
+def kill_when(root: Path, moment: Callable[[], bool]) -> None:
+    """Start `zq reproduce` and end it, unasked, at a moment."""
+    command = [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"]
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=root, stdout=log, stderr=log)
+        while not moment():
+            assert process.poll() is None, (root / "log").read_text()
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(done: Path, root: Path) -> None:
+    for moment in begun(root).values():
+        kill_when(root, moment)
+        assert not list(root.glob("results/smoke/notebooks/*.ipynb"))
+        for path in root.glob("results/smoke/records/*.json"):
+            Record.from_json(json.loads(path.read_text()))  # whole
+    subprocess.run(
+        [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"], cwd=root, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    expected = {
+        name: content
+        for name, content in contents(done / "results").items()
+        if "synthesis" not in name.split("/")[1] and "notebooks/synthesis" not in name
+    }
+    assert contents(root / "results") == expected
+    assert read_records(root / "results") == read_records(done / "results")
+
+
+def test_an_interruption_is_one_sentence(root: Path) -> None:
+    replace_notebook(root, "import pathlib, time; pathlib.Path('begun').touch(); time.sleep(600)")
+    process = subprocess.Popen(
+        [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"], cwd=root,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
+    )  # fmt: skip
+    while not (root / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.splitlines()[-1].startswith("zq: interrupted")
+    assert "zqlib" not in error  # no traceback of ours; the kernel may print one of its own
+    assert contents(root / "results") == {}
