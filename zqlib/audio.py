@@ -78,7 +78,6 @@ class MelConfig:
             "exact_pad": False,
             "mel_norm": "slaney",
             "stft_exact_pad": False,
-            "stft_conv": False,
         }
         for key, value in supported.items():
             if preprocessor.get(key, value) != value:

@@ -217,6 +217,19 @@ def test_weights_of_before_torch_1_6(archive: Any, state: dict[str, Tensor]) -> 
     assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
+def test_config_of_before_nemo_1_0(archive: Any) -> None:
+    """QuartzNet 1.0.0a5 and its like name a class and its parameters apart."""
+    old = dict(CONFIG)
+    for section in ("preprocessor", "encoder", "decoder"):
+        params = dict(CONFIG[section])
+        old[section] = {"cls": params.pop("_target_"), "params": params}
+    old["preprocessor"]["params"]["stft_conv"] = True
+    path = archive(config=yaml.safe_dump(old).encode())
+    new = load_model(archive())
+    assert load_model(path).network.config == new.network.config
+    assert load_model(path).front_end.config == new.front_end.config
+
+
 def test_weights_stored_as_float16(archive: Any, state: dict[str, Tensor]) -> None:
     halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     network = load_model(archive(weights=saved(halves))).network

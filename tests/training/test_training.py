@@ -32,6 +32,7 @@ TINY = TrainingConfig(
     learning_rate=5e-3,
     bfloat16=False,
     mini_utterances=10,
+    mini_held_out=2,
     mini_variants=2,
     an4_variants=2,
     an4_repeats=2,
@@ -189,6 +190,7 @@ def test_config_round_trips_through_json() -> None:
         ({"steps": 0}, "steps"),
         ({"warmup_share": 1.0}, "warmup_share"),
         ({"an4_held_out_every": 1}, "an4_held_out_every"),
+        ({"mini_held_out": 2400, "mini_utterances": 2400}, "mini_held_out"),
         ({"blocks": []}, "block"),
         ({"blocks": [{"filters": 3}]}, "malformed"),
         ({"steps": "many"}, "malformed"),
@@ -232,7 +234,7 @@ def test_too_few_examples_for_a_batch_are_refused() -> None:
 def test_batches_are_padded_masked_and_seeded() -> None:
     examples = [example(90), example(120)]
     visits = [(0, 1), (1, 2)]
-    batch = make_batch(examples, visits, pad_to=16, seed=0, step=5)
+    batch = make_batch(examples, visits, pad_to=16, mask=(9, 8), seed=0, step=5)
     assert batch.features.shape[:2] == (2, 64)
     assert batch.features.shape[2] % 16 == 0
     for row, length, (index, _) in zip(batch.features, batch.lengths, visits, strict=True):
@@ -241,9 +243,9 @@ def test_batches_are_padded_masked_and_seeded() -> None:
         assert (row[:, length:] == 0).all()
         assert row[:, :length].abs().sum() > 0
     assert batch.target_lengths.tolist() == [3, 3]
-    again = make_batch(examples, visits, pad_to=16, seed=0, step=5)
+    again = make_batch(examples, visits, pad_to=16, mask=(9, 8), seed=0, step=5)
     assert torch.equal(batch.features, again.features)
-    other = make_batch(examples, visits, pad_to=16, seed=0, step=6)
+    other = make_batch(examples, visits, pad_to=16, mask=(9, 8), seed=0, step=6)
     assert other.features.shape != batch.features.shape or not torch.equal(
         batch.features, other.features
     )

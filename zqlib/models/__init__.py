@@ -40,17 +40,23 @@ def load_model(path: Path) -> CTCModel:
             not supported, its config is malformed, or its weights do not fit its config.
     """
     archive = read_nemo(path)
-    for section in ("preprocessor", "encoder", "decoder"):
-        if not isinstance(archive.config.get(section), dict):
-            raise InputError(f"The config in {path} has no section {section!r} with options.")
-    target = archive.config["encoder"].get("_target_")
+    sections = {}
+    for name in ("preprocessor", "encoder", "decoder"):
+        section = archive.config.get(name)
+        if not isinstance(section, dict):
+            raise InputError(f"The config in {path} has no section {name!r} with options.")
+        # Archives of NeMo before 1.0 write {cls, params} for what became {_target_, **params}.
+        if isinstance(section.get("params"), dict):
+            section = {"_target_": section.get("cls"), **section["params"]}
+        sections[name] = section
+    target = sections["encoder"].get("_target_")
     if not isinstance(target, str) or not target.endswith("ConvASREncoder"):
         raise InputError(
             f"{path} holds an encoder of type {target!r}; only QuartzNet and Jasper "
             "(ConvASREncoder) with a CTC decoder are supported."
         )
-    config = JasperConfig.from_nemo(archive.config)
-    mel = MelConfig.from_nemo(archive.config["preprocessor"])
+    config = JasperConfig.from_nemo(sections)
+    mel = MelConfig.from_nemo(sections["preprocessor"])
     if mel.n_mels != config.n_mels:
         raise InputError(
             f"{path} has a preprocessor of {mel.n_mels} mels and an encoder of {config.n_mels}."
@@ -69,5 +75,5 @@ def load_model(path: Path) -> CTCModel:
     network.eval()
     network.requires_grad_(False)
     family = "quartznet" if any(block.separable for block in config.blocks) else "jasper"
-    labels = tuple(str(label) for label in archive.config["decoder"]["vocabulary"])
+    labels = tuple(str(label) for label in sections["decoder"]["vocabulary"])
     return CTCModel(path.stem, family, network, front_end, labels)

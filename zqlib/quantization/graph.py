@@ -35,6 +35,11 @@ class FloatConv:
     dilation: int = 1
     groups: int = 1
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -43,6 +48,11 @@ class Activation:
     name: str
     inputs: tuple[str, ...]
     relu: bool
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return self.inputs
 
     @property
     def output(self) -> str:
@@ -86,31 +96,25 @@ class FloatGraph:
         """
         x = features.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         values = {self.input: (x, lengths)}
-        last_reader = {
-            name: operator
-            for operator in self.operators
-            for name in (operator.inputs if isinstance(operator, Activation) else (operator.input,))
-        }
+        last_reader = {name: operator for operator in self.operators for name in operator.reads}
         if observe:
             observe(self.input, _valid(x, lengths))
         for operator in self.operators:
             if isinstance(operator, FloatConv):
-                reads: tuple[str, ...] = (operator.input,)
                 x, lengths = values[operator.input]
                 result = masked_conv(
                     x, lengths, operator.weight, operator.bias,
                     operator.stride, operator.padding, operator.dilation, operator.groups,
                 )  # fmt: skip
             else:
-                reads = operator.inputs
-                total, lengths = values[reads[0]]
-                for name in reads[1:]:
+                total, lengths = values[operator.inputs[0]]
+                for name in operator.inputs[1:]:
                     total = total + values[name][0]
                 result = (total.relu() if operator.relu else total), lengths
                 if observe:
                     observe(operator.output, _valid(*result))
             values[operator.output] = result
-            for name in set(reads):
+            for name in set(operator.reads):
                 if last_reader[name] is operator:
                     del values[name]
         logits, lengths = values[self.logits]

@@ -42,7 +42,9 @@ class TrainingConfig:
         mini_utterances: of the mini corpus's training split.
         mini_variants, an4_variants: copies kept of each utterance: the recording, then distorted.
         an4_repeats: times that an epoch visits each AN4 utterance (each mini one: once).
+        mini_held_out: of the mini utterances, kept for choosing the checkpoint.
         an4_held_out_every: one of so many AN4 speakers is kept for choosing the checkpoint.
+        mask_mels, mask_frames: the widest band and the longest stretch that SpecAugment masks.
         checkpoint_every: steps between two checkpoints, each with a validation.
         threads: of the CPU.
     """
@@ -57,10 +59,13 @@ class TrainingConfig:
     gradient_norm: float = 1.0
     bfloat16: bool = True
     mini_utterances: int = 2400
+    mini_held_out: int = 100
     mini_variants: int = 2
     an4_variants: int = 6
     an4_repeats: int = 4
     an4_held_out_every: int = 12
+    mask_mels: int = 9
+    mask_frames: int = 8
     checkpoint_every: int = 200
     threads: int = 2
 
@@ -73,12 +78,14 @@ class TrainingConfig:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
         if not self.blocks:
             raise InputError("A network needs at least one block.")
+        if not 0 <= self.mini_held_out < self.mini_utterances:
+            raise InputError("mini_held_out must be 0 or more, and below mini_utterances.")
         if self.an4_held_out_every < 2:
             raise InputError("an4_held_out_every must be 2 or more, or no speaker is left.")
         if not 0 <= self.warmup_share < 1:
             raise InputError(f"warmup_share must be in [0, 1), not {self.warmup_share}.")
-        if self.seed < 0 or self.weight_decay < 0:
-            raise InputError("seed and weight_decay must be 0 or more.")
+        if min(self.seed, self.weight_decay, self.mask_mels, self.mask_frames) < 0:
+            raise InputError("seed, weight_decay and masks must be 0 or more.")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads back."""

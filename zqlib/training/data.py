@@ -135,10 +135,19 @@ def make_batch(
     examples: Sequence[Example],
     visits: Sequence[tuple[int, int]],
     pad_to: int,
+    mask: tuple[int, int],
     seed: int,
     step: int,
 ) -> Batch:
-    """Collate the visited copies, stretch them in time and frequency, and mask (SpecAugment)."""
+    """Collate the visited copies, stretch them in time and frequency, and mask (SpecAugment).
+
+    Args:
+        examples: all of them.
+        visits: (example, variant) of each row.
+        pad_to: frames are padded to a multiple of this.
+        mask: the widest band, mels, and the longest stretch, frames, that are masked.
+        seed, step: decide the distortions.
+    """
     generator = np.random.default_rng([seed, 1, step])
     stretch = generator.uniform(0.9, 1.1)
     features = []
@@ -146,7 +155,7 @@ def make_batch(
         feature = examples[index].variants[variant].float()
         warp = generator.uniform(0.92, 1.08)  # a longer or shorter vocal tract
         feature = _resize(feature, round(feature.shape[1] * stretch), warp)
-        features.append(_mask(feature, generator))
+        features.append(_mask(feature, *mask, generator))
     batch, lengths = pad_features(features, pad_to)
     targets = [examples[index].target for index, _ in visits]
     return Batch(batch, lengths, torch.cat(targets), torch.tensor([len(t) for t in targets]))
@@ -169,13 +178,18 @@ def _resize(feature: Tensor, frames: int, warp: float) -> Tensor:
     )
 
 
-def _mask(feature: Tensor, generator: np.random.Generator) -> Tensor:
-    """Zero (the mean) two bands of up to 12 mels and two stretches of up to 15 frames."""
+def _mask(
+    feature: Tensor, most_mels: int, most_frames: int, generator: np.random.Generator
+) -> Tensor:
+    """Zero (the mean) two bands and two stretches; at most a fifth of a short utterance."""
     feature = feature.clone()
     n_mels, frames = feature.shape
     for _ in range(2):
-        start, width = generator.integers(n_mels), generator.integers(13)
+        start, width = generator.integers(n_mels), generator.integers(most_mels + 1)
         feature[start : start + width] = 0.0
-        start, width = generator.integers(frames), generator.integers(min(16, frames // 10 + 1))
+        start, width = (
+            generator.integers(frames),
+            generator.integers(min(most_frames, frames // 10) + 1),
+        )
         feature[:, start : start + width] = 0.0
     return feature

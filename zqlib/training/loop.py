@@ -7,6 +7,7 @@ while they wait for one that has lost its core make a step ten times slower.
 """
 
 import hashlib
+import inspect
 import math
 import platform
 import time
@@ -30,9 +31,8 @@ from zqlib.evaluation import greedy_ctc
 from zqlib.files import atomic_output, read_json, sha256_file, write_json
 from zqlib.models.jasper import JasperConfig, JasperCTC
 from zqlib.models.nemo import load_state, read_nemo, write_nemo
-from zqlib.training import data
 from zqlib.training.config import LABELS, TrainingConfig, nemo_config
-from zqlib.training.data import Batch, Example, load_examples, make_batch, plan_epoch
+from zqlib.training.data import Batch, Example, distort, load_examples, make_batch, plan_epoch
 from zqlib.training.depthwise import FastDepthwiseGradient
 
 __all__ = ["evaluate_wer", "train"]
@@ -50,8 +50,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a model and write it with its record.
 
-    The checkpoint with the lowest WER on held-out AN4 training speakers is kept, or the last one
-    without AN4. The test splits are scored once, at the end.
+    The checkpoint with the lowest WER on held-out training data (mini utterances and, where given,
+    speakers of AN4's training set) is kept. The test splits are scored once, at the end.
 
     Args:
         config: the run.
@@ -95,7 +95,7 @@ def train(
             progress.update()
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
                 break
-        wer_pct = evaluate_wer(network, trained.held_out) if trained.held_out else None
+        wer_pct = evaluate_wer(network, trained.held_out)
         run.wall_minutes += (time.perf_counter() - started) / 60  # preparation included
         run.cpu_minutes += (time.process_time() - started_cpu) / 60
         started, started_cpu = time.perf_counter(), time.process_time()
@@ -156,19 +156,24 @@ class _TrainingData:
             return load_examples(utterances, n_variants, front_end, config.seed, cache)
 
         mini = load("mini", read_manifest(manifests["train"]), config.mini_variants)
+        n_kept = len(mini) - config.mini_held_out
+        mini, mini_held_out = mini[:n_kept], mini[n_kept:]
         if an4_train is None:
-            return cls(config, mini, [], [])
+            if not mini_held_out:
+                raise InputError("Without AN4, mini_held_out must be positive.")
+            return cls(config, mini, [], mini_held_out)
         tests = ("mini-clean", "mini-other")
         test_texts = {u.text for split in tests for u in read_manifest(manifests[split])}
         kept, held_out = _split_speakers(read_manifest(an4_train), config.an4_held_out_every)
         kept = [utterance for utterance in kept if utterance.text not in test_texts]
         an4 = load("an4", kept, config.an4_variants)
-        return cls(config, mini, an4, load("held-out", held_out, 1))
+        return cls(config, mini, an4, mini_held_out + load("held-out", held_out, 1))
 
     def batch(self, step: int, pad_to: int) -> Batch:
         epoch, position = divmod(step, self.batches_per_epoch)
         visits = self._plan_of(epoch)[position]
-        return make_batch(self.examples, visits, pad_to, self.config.seed, step)
+        mask = (self.config.mask_mels, self.config.mask_frames)
+        return make_batch(self.examples, visits, pad_to, mask, self.config.seed, step)
 
     def _plan_of(self, epoch: int) -> list[list[tuple[int, int]]]:
         if epoch != self._epoch:
@@ -234,7 +239,7 @@ class _Run:
         self.step += 1
         return float(loss.detach())
 
-    def note(self, loss: float, wer_pct: float | None) -> None:
+    def note(self, loss: float, wer_pct: float) -> None:
         """Enter a validation in the history, keep the best weights, write a checkpoint."""
         self.history.append(
             {
@@ -244,9 +249,8 @@ class _Run:
                 "minutes": round(self.wall_minutes, 2),
             }
         )
-        if wer_pct is None or wer_pct <= self.best_wer_pct:
-            self.best_step = self.step
-            self.best_wer_pct = math.inf if wer_pct is None else wer_pct
+        if wer_pct <= self.best_wer_pct:
+            self.best_step, self.best_wer_pct = self.step, wer_pct
             self.best_state = {k: v.clone() for k, v in self.network.state_dict().items()}
         state = {
             "config": self.config.to_json(),
@@ -350,6 +354,7 @@ def _digests(
 
 
 def _digest_of_code() -> str:
-    """Of the modules that decide the features, so that a cache never outlives a change to them."""
-    modules = (augment, audio, data)
-    return "".join(sha256_file(Path(str(module.__file__))) for module in modules)
+    """Of the code that decides the features, so that a cache never outlives a change to it."""
+    modules = (augment, audio)
+    sources = [sha256_file(Path(str(module.__file__))) for module in modules]
+    return "".join([*sources, inspect.getsource(distort)])
