@@ -207,6 +207,7 @@ def variants(tmp_path: Path) -> Iterator[tuple[str, CTCModel, dict[str, Any]]]:
     for change in (
         {"seed": 1}, {"steps": 5}, {"frames": 49}, {"min_frames": 21}, {"deviation": "authors"},
         {"learning_rate": 0.04}, {"init_amplitude": 0.2}, {"patience": 1}, {"batch_size": 4},
+        {"initialisation": "pink"},
     ):  # fmt: skip
         yield str(change), plain, change
 
@@ -255,7 +256,8 @@ def test_the_defaults_are_the_authors() -> None:
         {"min_frames": 0}, {"min_frames": 501}, {"steps": -1}, {"steps": None}, {"patience": 0},
         {"learning_rate": 0}, {"learning_rate": "fast"}, {"learning_rate": float("nan")},
         {"learning_rate": float("inf")}, {"min_learning_rate": -1}, {"init_amplitude": 0},
-        {"init_amplitude": None}, {"deviation": "both"}, {"deviation": ["model"]}, {"seed": -1},
+        {"init_amplitude": None}, {"initialisation": "white"}, {"deviation": "both"},
+        {"initialisation": "pink", "frames": 1, "min_frames": 1}, {"deviation": ["model"]}, {"seed": -1},
         {"seed": "x"}, {"seed": 10**30}, {"seed": None}, ["steps"], 5, "steps",
     ],
     ids=str,
@@ -283,3 +285,15 @@ def test_calibration_takes_features_and_lengths(model: CTCModel) -> None:
     assert all(
         p[0] is b.features and p[1] is b.lengths for p, b in zip(pairs, batches, strict=True)
     )
+
+
+def test_pink_noise_is_normalised_and_changes_slowly(model: CTCModel) -> None:
+    batch = run(model, batches=1, steps=0, frames=200, min_frames=200, initialisation="pink")[0]
+    features = batch.features
+    assert features.mean(2).abs().max() < 1e-5
+    assert (features.std(2) - 1).abs().max() < 1e-5
+    white = run(model, batches=1, steps=0, frames=200, min_frames=200)[0].features
+    for axis in (1, 2):  # neighbours in band and in time resemble each other
+        step = features.diff(dim=axis).square().mean() / features.square().mean()
+        white_step = white.diff(dim=axis).square().mean() / white.square().mean()
+        assert step < 0.6 < 1.9 < white_step

@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Deviation = Literal["model", "authors"]
+Initialisation = Literal["uniform", "pink"]
 _SEEDS = 2**32
 _AUTHORS_EPS = 1e-6  # the authors' sqrt(var + 1e-6), where the model's BatchNorm has 1e-3
 
@@ -51,7 +52,10 @@ class SynthesisConfig:
         steps: Adam steps per batch.
         learning_rate: at the start; ReduceLROnPlateau lowers it tenfold after `patience` steps
             without progress, down to `min_learning_rate`.
-        init_amplitude: features start from U(-init_amplitude, init_amplitude).
+        initialisation: `uniform` starts from U(-init_amplitude, init_amplitude), as the authors;
+            `pink` from noise whose spectrum falls as 1/f over time and over bands, with mean 0
+            and deviation 1 per band: what normalised log-mels of any slowly changing sound have.
+        init_amplitude: of the uniform noise.
         deviation: `model` puts the BatchNorm's own eps under the square root of both variances;
             `authors` puts 1e-6 (paper.md, shortcut 6).
         seed: of the initial noise and the lengths; batch i uses seed + i.
@@ -65,6 +69,7 @@ class SynthesisConfig:
     learning_rate: float = 0.05
     patience: int = 25
     min_learning_rate: float = 1e-4
+    initialisation: Initialisation = "uniform"
     init_amplitude: float = 0.3
     deviation: Deviation = "model"
     seed: int = 0
@@ -83,6 +88,10 @@ class SynthesisConfig:
                 raise InputError(f"The synthesis needs a positive number as its {name}.")
         if type(self.seed) is not int or not 0 <= self.seed < _SEEDS:
             raise InputError(f"The synthesis needs an integer seed from 0 to {_SEEDS - 1}.")
+        if self.initialisation not in get_args(Initialisation):
+            raise InputError(f"initialisation is {self.initialisation!r}; use 'uniform' or 'pink'.")
+        if self.initialisation == "pink" and self.frames < 2:
+            raise InputError("Pink noise needs at least 2 frames.")
         if self.deviation not in get_args(Deviation):
             raise InputError(f"deviation is {self.deviation!r}; use 'model' or 'authors'.")
 
@@ -246,11 +255,30 @@ def _initial(
     n_mels: int, config: SynthesisConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     shape = (config.batch_size, n_mels, config.frames)
-    features = (2 * torch.rand(shape, generator=generator) - 1) * config.init_amplitude
+    if config.initialisation == "pink":
+        features = _pink_noise(shape, generator)
+    else:
+        features = (2 * torch.rand(shape, generator=generator) - 1) * config.init_amplitude
     lengths = torch.randint(
         config.min_frames, config.frames + 1, (config.batch_size,), generator=generator
     )
     return features, lengths
+
+
+def _pink_noise(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """(batch, n_mels, frames): white noise divided by its frequency, normalised per band.
+
+    One cycle over all bands counts as four over all frames: neighbouring bands differ less than
+    distant moments do.
+    """
+    _, n_mels, frames = shape
+    spectrum = torch.fft.rfft2(torch.randn(shape, generator=generator))
+    cycles_in_time = torch.fft.rfftfreq(frames) * frames
+    cycles_over_bands = torch.fft.fftfreq(n_mels)[:, None] * n_mels
+    frequency = torch.hypot(cycles_in_time, 4 * cycles_over_bands).clamp(min=1)
+    noise = torch.fft.irfft2(spectrum / frequency, s=(n_mels, frames))
+    deviation, mean = torch.std_mean(noise, dim=2, keepdim=True)
+    return (noise - mean) / deviation
 
 
 def _synthesize_batch(
