@@ -241,19 +241,28 @@ def train(
     an4: Annotated[
         Path | None, typer.Option(help="a folder with AN4's train.jsonl and test.jsonl")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="a JSON file of training settings")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="a JSON file of training settings, or a training record")
+    ] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="the .nemo of an earlier round to start from")
+    ] = None,
 ) -> None:
-    """Train the mini QuartzNet, as the committed one was."""
+    """Train the mini QuartzNet; the record beside the committed one holds its settings."""
     from zqlib.files import read_json
     from zqlib.training import TrainingConfig
     from zqlib.training import train as run
 
+    settings = read_json(config) if config else {}
+    if isinstance(settings, dict) and "checkpoint_sha256" in settings:  # a training record
+        settings = settings["config"]
     record = run(
-        TrainingConfig.from_json(read_json(config) if config else {}),
+        TrainingConfig.from_json(settings),
         output,
         work_dir,
         an4_train=an4 / "train.jsonl" if an4 else None,
         an4_test=an4 / "test.jsonl" if an4 else None,
+        initial=initial,
     )
     print(json.dumps(record["tests"], indent=2))
 

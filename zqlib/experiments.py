@@ -142,7 +142,7 @@ def budget_experiment(parameters: Parameters) -> list[Record]:
         program = _program(root, model, path, scheme, "synthetic", config)
         variant = (
             f"{config.batches}x{config.batch_size}x{config.frames}-{config.steps}steps"
-            f"-lr{config.learning_rate}-{config.deviation}"
+            f"-lr{config.learning_rate}-{config.initialisation}-{config.deviation}"
         )
         system = _integer_system("budget", program, scheme, "synthetic")
         systems.append(replace(system, variant=variant, details=read_json(cost_path)))

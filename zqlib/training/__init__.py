@@ -1,4 +1,4 @@
-"""Training of the mini QuartzNet that the quick profile quantizes (`python -m zqlib.training`)."""
+"""Training of the mini QuartzNet that the quick profile quantizes (`zq train`)."""
 
 from zqlib.training.config import TrainingConfig
 from zqlib.training.loop import train
