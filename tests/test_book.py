@@ -69,6 +69,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     killed = root / "results/full/notebooks/.wer.ipynb.x.tmp/wer.ipynb"  # see zqlib/files.py
     killed.parent.mkdir()
     killed.write_text('{"cells": [')
+    foreign = root / ".venv/lib/package.rst"  # documentation of an installed package is no page
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text(":py:func:`nowhere.to.be.found`\n")
     run = build(root)
     assert run.returncode == 0, run.stdout + run.stderr
     return root / "_build/html"
