@@ -1,6 +1,7 @@
 """A tiny checkpoint and a few noises to hear with it, as files: what a user would bring."""
 
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,8 @@ def write_project(root: Path, utterances: int = 2) -> Path:
     }
     write_json(root / "workflow" / "profiles" / "smoke.json", profile)
     return root
+
+
+def listen_to_interrupts() -> None:
+    """For a child process: a suite that a shell runs in the background inherits a deaf ear."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -18,6 +18,7 @@ import pytest
 from checkpoints import (
     SYNTHESIS,
     checkpoint,
+    listen_to_interrupts,
     quantized,
     write_audio,
     write_checkpoint,
@@ -498,6 +499,7 @@ def test_an_interruption_is_one_sentence(here: Path, prepared: Path) -> None:
     process = subprocess.Popen(
         [ZQ, "quantize", str(prepared / "tiny0.nemo"), "-o", "a.zq", "--synthesis", "authors"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=listen_to_interrupts,
     )  # fmt: skip
     assert process.stderr is not None
     while "step/s" not in process.stderr.read(20):  # until the synthesis shows its bar

@@ -12,7 +12,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from checkpoints import write_audio, write_checkpoint, write_project
+from checkpoints import listen_to_interrupts, write_audio, write_checkpoint, write_project
 from nbformat.v4 import new_code_cell, new_notebook
 
 from zqlib import reproduce as module
@@ -339,6 +339,7 @@ def test_an_interruption_is_one_sentence(root: Path) -> None:
     process = subprocess.Popen(
         [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"], cwd=root,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
+        preexec_fn=listen_to_interrupts,
     )  # fmt: skip
     while not (root / "begun").exists():
         assert process.poll() is None
