@@ -69,7 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     killed = root / "results/full/notebooks/.wer.ipynb.x.tmp/wer.ipynb"  # see zqlib/files.py
     killed.parent.mkdir()
     killed.write_text('{"cells": [')
-    foreign = root / ".venv/lib/package.rst"  # documentation of an installed package is no page
+    foreign = root / ".cache/lib/package.rst"  # what tools leave in a checkout is no page
     foreign.parent.mkdir(parents=True)
     foreign.write_text(":py:func:`nowhere.to.be.found`\n")
     run = build(root)
