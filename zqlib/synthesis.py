@@ -113,10 +113,11 @@ class SynthesisConfig:
         return cls(**value)
 
 
-REDUCED = SynthesisConfig(batches=1, steps=60, initialisation="pink")
-"""The default of `zq quantize`: minutes for QuartzNet-15x5 on two cores, at no loss of WER.
+REDUCED = SynthesisConfig(batches=1, steps=20, initialisation="pink")
+"""The default of `zq quantize`: about a minute for QuartzNet-15x5 on two cores.
 
-The book's page on the budget of the synthesis compares it with other settings.
+The book's page on the budget of the synthesis compares it with longer ones, which gained nothing
+there that the intervals could tell from chance.
 """
 
 
