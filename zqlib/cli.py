@@ -96,11 +96,10 @@ def quantize(
     )
     quantized = quantized_model.quantize(loaded, data, chosen, description)
     quantized.save(output)
-    float_mb = 4e-6 * sum(tensor.numel() for tensor in loaded.network.state_dict().values())
     size_mb = output.stat().st_size / 1e6
     print(
         f"{output}: {loaded.family} {loaded.name}, {chosen.name}, {calibration} calibration, "
-        f"{size_mb:.2f} MB ({float_mb / size_mb:.2f}x smaller than float32)"
+        f"{size_mb:.2f} MB ({loaded.size_mb / size_mb:.2f}x smaller than float32)"
     )
 
 

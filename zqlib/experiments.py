@@ -150,8 +150,7 @@ def budget_experiment(parameters: Parameters) -> list[Record]:
 
 
 def _float_system(experiment: str, model: CTCModel) -> System:
-    size_mb = 4e-6 * sum(tensor.numel() for tensor in model.network.state_dict().values())
-    return System(experiment, "float", "none", FloatRecogniser(model), size_mb)
+    return System(experiment, "float", "none", FloatRecogniser(model), model.size_mb)
 
 
 def _integer_system(

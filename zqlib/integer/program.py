@@ -98,6 +98,11 @@ class Conv1d:
     dilation: int
     groups: int
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames after the convolution, (batch,) int64."""
         span = self.dilation * (self.weight.shape[2] - 1)
@@ -122,6 +127,11 @@ class Requantize:
     terms: tuple[Term, ...]
     output: str
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return tuple(term.input for term in self.terms)
+
 
 @dataclass(frozen=True)
 class Argmax:
@@ -130,6 +140,11 @@ class Argmax:
     name: str
     input: str
     output: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
 
 
 Operator = Conv1d | Requantize | Argmax
@@ -173,17 +188,12 @@ class Program:
             if operator.name in names:
                 raise LoweringError(f"Two operators are named {operator.name}.")
             names.add(operator.name)
-            reads = (
-                [term.input for term in operator.terms]
-                if isinstance(operator, Requantize)
-                else [operator.input]
-            )
-            for name in reads:
+            for name in operator.reads:
                 if name not in written:
                     raise LoweringError(f"{operator.name} reads {name!r} before it is written.")
             if operator.output in written:
                 raise LoweringError(f"{operator.name} writes {operator.output!r} a second time.")
-            if not {*reads, operator.output} <= self.tensors.keys():
+            if not {*operator.reads, operator.output} <= self.tensors.keys():
                 raise LoweringError(f"{operator.name} uses a tensor that has no type.")
             match operator:
                 case Conv1d():
@@ -191,7 +201,7 @@ class Program:
                     written[operator.output] = written[operator.input].after(operator)
                 case Requantize():
                     self._check_requantize(operator)
-                    frames = {written[name] for name in reads}
+                    frames = {written[name] for name in operator.reads}
                     _require(len(frames) == 1, operator.name, "terms have the same frames")
                     written[operator.output] = frames.pop()
                 case Argmax():

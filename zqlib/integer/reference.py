@@ -53,15 +53,9 @@ def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
         FloatInIntegerProgram: an operation touched a floating-point tensor.
     """
     _check_input(program.tensors[program.input], features, lengths)
-    last_use = Counter(
-        name
-        for operator in program.operators
-        for name in (
-            [term.input for term in operator.terms]
-            if isinstance(operator, Requantize)
-            else [operator.input]
-        )
-    ) + Counter([program.logits, program.tokens])
+    last_use = Counter(name for operator in program.operators for name in operator.reads) + Counter(
+        [program.logits, program.tokens]
+    )
     with IntegerOnly():  # type: ignore[no-untyped-call]
         values = {program.input: (features.transpose(1, 2).contiguous(), lengths)}
 

@@ -31,6 +31,11 @@ class CTCModel:
     front_end: MelFrontEnd
     labels: tuple[str, ...]
 
+    @property
+    def size_mb(self) -> float:
+        """4 bytes per stored value, in 10^6 bytes."""
+        return 4e-6 * sum(tensor.numel() for tensor in self.network.state_dict().values())
+
 
 def load_model(path: Path) -> CTCModel:
     """Build the model that a `.nemo` archive describes and load its weights.
