@@ -34,7 +34,8 @@ class CTCModel:
     @property
     def size_mb(self) -> float:
         """4 bytes per stored value, in 10^6 bytes."""
-        return 4e-6 * sum(tensor.numel() for tensor in self.network.state_dict().values())
+        values: int = sum(tensor.numel() for tensor in self.network.state_dict().values())
+        return 4e-6 * values
 
 
 def load_model(path: Path) -> CTCModel:
