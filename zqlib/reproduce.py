@@ -7,6 +7,7 @@ everything itself.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ __all__ = ["NOTEBOOKS", "NotebookError", "reproduce"]
 
 NOTEBOOKS = ("synthesis", "wer", "budget")
 """In the order in which they run; `budget` only where the profile names budgets to compare."""
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what an object without a better name prints
 
 
 class NotebookError(ZqError):
@@ -141,7 +144,7 @@ def _execute(root: Path, source: Path, output: Path, values: Mapping[str, Any]) 
 
 
 def _forget_the_clock(notebook: Any) -> None:
-    """Drop times, progress bars and random cell names: the same run gives the same bytes."""
+    """Drop times, progress bars, addresses and random names: the same run gives the same bytes."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata.get("language_info", {}).pop("version", None)
     for index, cell in enumerate(notebook.cells):
@@ -152,6 +155,8 @@ def _forget_the_clock(notebook: Any) -> None:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 continue
+            if plain := output.get("data", {}).get("text/plain"):
+                output.data["text/plain"] = _ADDRESS.sub("", plain)
             if outputs and output.get("name") == outputs[-1].get("name") == "stdout":
                 outputs[-1].text += output.text  # what came between decided where it was split
             else:
