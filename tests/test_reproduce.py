@@ -12,7 +12,13 @@ from typing import Any
 
 import nbformat
 import pytest
-from checkpoints import listen_to_interrupts, write_audio, write_checkpoint, write_project
+from checkpoints import (
+    listen_to_interrupts,
+    write_audio,
+    write_checkpoint,
+    write_corpus,
+    write_project,
+)
 from nbformat.v4 import new_code_cell, new_notebook
 
 from zqlib import reproduce as module
@@ -157,6 +163,27 @@ def test_nothing_to_score_is_said(root: Path) -> None:
         wer_experiment(Parameters("smoke", splits=("test",), root=root))
 
 
+def test_real_recordings_can_stand_beside_the_synthetic_ones(
+    root: Path, executed: list[str]
+) -> None:
+    path = root / "workflow/profiles/smoke.json"
+    recordings = write_corpus(root / "recordings", 2)
+    real = {"calibrations": ["real"], "calibration_manifest": "recordings/test.jsonl"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | real))
+    _, record = wer_experiment(Parameters("smoke", root=root))
+    assert (record.scheme, record.calibration) == ("w8a8", "real")
+    assert record.provenance["calibration"] == {
+        "kind": "real", "utterances": 2, "manifest_sha256": sha256_file(recordings),
+    }  # fmt: skip
+    reproduce(root, "smoke", "wer")
+    write_audio(root / "recordings/audio/0.wav", 0.4, seed=9)
+    reproduce(root, "smoke", "wer")
+    assert executed == ["wer"] * 2
+    recordings.unlink()
+    with pytest.raises(InputError, match=r"recordings/test\.jsonl does not exist"):
+        reproduce(root, "smoke", "wer")
+
+
 def edit(path: Path) -> None:
     path.write_text(path.read_text().replace("tiny model", "small model"))
 
@@ -220,6 +247,7 @@ def test_parameters_count_as_a_change(root: Path, executed: list[str]) -> None:
     ("only", "parameters", "message"),
     [
         ("plots", {}, "notebook 'plots' is unknown"),
+        ("budget", {}, "names no budgets"),
         (None, {"sed": 4}, "'sed' is unknown"),
         (None, {"profile": "local"}, "--profile"),
         (None, {"seed": "x"}, "seed an integer"),
@@ -277,6 +305,12 @@ def test_a_failure_leaves_nothing(root: Path, source: str, message: str) -> None
         assert contents(root / "results") == {}
         assert list((root / "results/smoke/notebooks").iterdir()) == []
         assert not (root / "work").exists()
+
+
+def test_an_executed_notebook_tells_no_address(root: Path) -> None:
+    replace_notebook(root, "object()")
+    (output,) = reproduce(root, "smoke", "wer")
+    assert "<object>" in output.read_text()
 
 
 def test_a_failure_keeps_the_last_success(root: Path) -> None:

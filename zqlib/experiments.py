@@ -22,7 +22,7 @@ from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import load_quantized, quantize
 from zqlib.recognition import FloatRecogniser, IntegerRecogniser
 from zqlib.results import Record, commit, device_name, provenance
-from zqlib.scoring import System, cache_key, score_systems
+from zqlib.scoring import System, cache_key, data_digest, score_systems
 from zqlib.synthesis import (
     SynthesisConfig,
     SyntheticBatch,
@@ -51,6 +51,16 @@ class SynthesisResult:
     before: dict[str, tuple[Tensor, Tensor]]
     after: dict[str, tuple[Tensor, Tensor]]
     record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """What makes an integer program of a float model; `recordings` only for calibration `real`."""
+
+    scheme: QuantScheme
+    calibration: str
+    synthesis: SynthesisConfig
+    recordings: Path | None = None
 
 
 def synthesis_experiment(parameters: Parameters) -> Iterator[SynthesisResult]:
@@ -101,8 +111,10 @@ def wer_experiment(parameters: Parameters) -> list[Record]:
         systems = [_float_system("wer", model)]
         for scheme in profile.quant_schemes():
             for calibration in profile.calibrations:
-                program = _program(root, model, path, scheme, calibration, profile.synthesis)
-                systems.append(_integer_system("wer", program, scheme, calibration))
+                recordings = profile.resolve_calibration(root) if calibration == "real" else None
+                recipe = _Recipe(scheme, calibration, profile.synthesis, recordings)
+                program = _program(root, model, path, recipe)
+                systems.append(_integer_system("wer", program, recipe))
         for split in profile.corpora:
             if not source.corpora or split.corpus in source.corpora:
                 records += score_systems(root, profile, source, model, split, systems)
@@ -124,6 +136,7 @@ def budget_experiment(parameters: Parameters) -> list[Record]:
     scheme = profile.quant_schemes()[0]
     systems = [_float_system("budget", model)]
     for config in profile.budgets:
+        recipe = _Recipe(scheme, "synthetic", config)
         cost_path = (
             root / "work" / "budgets" / f"{cache_key(model=sha256_file(path), **vars(config))}.json"
         )
@@ -135,16 +148,16 @@ def budget_experiment(parameters: Parameters) -> list[Record]:
                 "loss_initial": float(batches[0].loss[0].sum()),
                 "loss_final": float(batches[0].loss[-1].sum()),
             }
-            program = _program_path(root, model, path, scheme, "synthetic", config)
+            program = _program_path(root, model, path, recipe)
             details = {"kind": "synthetic", "synthesis": config.to_json()}
             quantize(model, as_calibration(batches), scheme, details).save(program)
             write_json(cost_path, cost)
-        program = _program(root, model, path, scheme, "synthetic", config)
+        program = _program(root, model, path, recipe)
         variant = (
             f"{config.batches}x{config.batch_size}x{config.frames}-{config.steps}steps"
             f"-lr{config.learning_rate}-{config.initialisation}-{config.deviation}"
         )
-        system = _integer_system("budget", program, scheme, "synthetic")
+        system = _integer_system("budget", program, recipe)
         systems.append(replace(system, variant=variant, details=read_json(cost_path)))
     return list(score_systems(root, profile, source, model, split, systems))
 
@@ -153,44 +166,32 @@ def _float_system(experiment: str, model: CTCModel) -> System:
     return System(experiment, "float", "none", FloatRecogniser(model), model.size_mb)
 
 
-def _integer_system(
-    experiment: str, program: Path, scheme: QuantScheme, calibration: str
-) -> System:
+def _integer_system(experiment: str, program: Path, recipe: _Recipe) -> System:
     recogniser = IntegerRecogniser(load_quantized(program))
     size_mb = program.stat().st_size / 1e6
-    return System(experiment, scheme.name, calibration, recogniser, size_mb)
+    return System(experiment, recipe.scheme.name, recipe.calibration, recogniser, size_mb)
 
 
-def _program_path(
-    root: Path,
-    model: CTCModel,
-    path: Path,
-    scheme: QuantScheme,
-    calibration: str,
-    config: SynthesisConfig,
-) -> Path:
-    key = cache_key(
-        model=sha256_file(path),
-        scheme=scheme.to_json(),
-        calibration=calibration,
-        synthesis=config.to_json(),
-    )
-    return root / "work" / "programs" / f"{model.name}-{scheme.name}-{calibration}-{key}.zq"
+def _program_path(root: Path, model: CTCModel, path: Path, recipe: _Recipe) -> Path:
+    made_of = {
+        "model": sha256_file(path),
+        "scheme": recipe.scheme.to_json(),
+        "calibration": recipe.calibration,
+        "synthesis": recipe.synthesis.to_json(),
+    }
+    if recipe.recordings:
+        made_of["recordings"] = data_digest(recipe.recordings)
+    name = f"{model.name}-{recipe.scheme.name}-{recipe.calibration}-{cache_key(**made_of)}.zq"
+    return root / "work" / "programs" / name
 
 
-def _program(
-    root: Path,
-    model: CTCModel,
-    path: Path,
-    scheme: QuantScheme,
-    calibration: str,
-    config: SynthesisConfig,
-) -> Path:
+def _program(root: Path, model: CTCModel, path: Path, recipe: _Recipe) -> Path:
     """The quantized model's file, made when it is missing."""
-    program = _program_path(root, model, path, scheme, calibration, config)
+    program = _program_path(root, model, path, recipe)
     if not program.is_file():
+        cache = root / "work" / "synthesis"
         data, details = calibration_batches(
-            model, calibration, config, cache=root / "work" / "synthesis"
+            model, recipe.calibration, recipe.synthesis, recipe.recordings, cache
         )
-        quantize(model, data, scheme, details).save(program)
+        quantize(model, data, recipe.scheme, details).save(program)
     return program

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from zqlib.calibration_data import CALIBRATIONS
 from zqlib.corpora.get import get_corpus
 from zqlib.corpora.manifest import Utterance
 from zqlib.errors import InputError
@@ -94,7 +95,8 @@ class Profile:
         description: one sentence for the reader.
         models, corpora: every model is scored on every split (but see `ModelSource.corpora`).
         schemes: integer schemes, by short name.
-        calibrations: `synthetic` and `noise`.
+        calibrations: `synthetic`, `noise`, and `real` to compare with.
+        calibration_manifest: recordings for `real`, which no other calibration looks at.
         synthesis: how the calibration set is made.
         range_method: how activation ranges follow from it.
         budgets: other settings of the synthesis, to compare what they cost and reach.
@@ -106,12 +108,14 @@ class Profile:
     corpora: tuple[CorpusSplit, ...]
     schemes: tuple[str, ...] = ("w8a8",)
     calibrations: tuple[str, ...] = ("synthetic", "noise")
+    calibration_manifest: str | None = None
     synthesis: SynthesisConfig = field(default=REDUCED)
     range_method: str = "minmax"
     budgets: tuple[SynthesisConfig, ...] = ()
 
     def __post_init__(self) -> None:
         _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
+        _check_types(self, calibration_manifest=(str, type(None)))
         if not self.models or not self.corpora:
             raise InputError(f"The profile {self.name!r} names no model or no corpus.")
         models = [model.name for model in self.models]
@@ -122,9 +126,18 @@ class Profile:
                 "replace each other."
             )
         for calibration in self.calibrations:
-            if calibration not in ("synthetic", "noise"):
+            if calibration not in CALIBRATIONS:
                 raise InputError(f"The calibration {calibration!r} is unknown to a profile.")
+        if ("real" in self.calibrations) != (self.calibration_manifest is not None):
+            raise InputError(
+                f"The profile {self.name!r} needs a calibration_manifest for the calibration "
+                "'real', and only for that."
+            )
         self.quant_schemes()
+
+    def resolve_calibration(self, root: Path) -> Path | None:
+        """The manifest of recordings to calibrate on, where there is one."""
+        return root / expand(self.calibration_manifest) if self.calibration_manifest else None
 
     def quant_schemes(self) -> list[QuantScheme]:
         """The schemes, parsed."""

@@ -63,6 +63,10 @@ def reproduce(
         "models": [sha256_file(_existing(model.resolve(root))) for model in cut.models],
         "data": [data_digest(_existing(split.resolve(root))) for split in cut.corpora],
     }
+    if recordings := cut.resolve_calibration(root):
+        inputs["recordings"] = [data_digest(_existing(recordings))]
+    if only == "budget" and not cut.budgets:
+        raise InputError(f"The profile {profile!r} names no budgets to compare.")
     outputs = []
     names = [only] if only else [n for n in NOTEBOOKS if n != "budget" or cut.budgets]
     for name in names:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from zqlib.errors import InputError, ZqError
@@ -93,7 +93,8 @@ def save_program(
         "program": description,
     }
     with atomic_output(path) as temporary:
-        save_file(tensors, temporary, metadata={"zq": json.dumps(header, sort_keys=True)})
+        # not `save_file`, whose files their owner alone may read
+        temporary.write_bytes(save(tensors, {"zq": json.dumps(header, sort_keys=True)}))
 
 
 def _describe(operator: Operator, tensors: dict[str, Tensor]) -> dict[str, Any]:
