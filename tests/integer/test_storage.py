@@ -295,15 +295,22 @@ def test_hostile_program_with_a_fitting_checksum_is_refused(
     sentence(error, path)
 
 
+def test_a_program_is_readable_by_whoever_reads_other_files(tmp_path: Path) -> None:
+    save_program(tmp_path / "a.zq", lowered("separable")[0], {})
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "a.zq").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_failed_save_leaves_nothing_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.zq"
     path.write_text("older")
 
-    def full_disk(tensors: object, filename: Path, metadata: object) -> None:
-        Path(filename).write_bytes(b"half")
+    def full_disk(filename: Path, content: bytes) -> None:
+        with filename.open("wb") as stream:
+            stream.write(content[:4])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(storage, "save_file", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_program(path, lowered("separable")[0], {})
     assert [p.name for p in tmp_path.iterdir()] == ["a.zq"]
