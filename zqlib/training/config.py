@@ -51,23 +51,23 @@ class TrainingConfig:
 
     blocks: tuple[BlockConfig, ...] = _MINI_QUARTZNET
     seed: int = 0
-    steps: int = 3200
+    steps: int = 5200
     batch_size: int = 32
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
-    warmup_share: float = 0.08
+    warmup_share: float = 0.06
     gradient_norm: float = 1.0
     bfloat16: bool = True
-    mini_utterances: int = 2400
+    mini_utterances: int = 6000
     mini_held_out: int = 100
     mini_variants: int = 2
     an4_variants: int = 6
-    an4_repeats: int = 4
+    an4_repeats: int = 2
     an4_held_out_every: int = 12
-    mask_mels: int = 9
-    mask_frames: int = 8
+    mask_mels: int = 7
+    mask_frames: int = 6
     checkpoint_every: int = 200
-    threads: int = 2
+    threads: int = 1
 
     def __post_init__(self) -> None:
         positive = ("steps", "batch_size", "learning_rate", "gradient_norm", "mini_utterances",
