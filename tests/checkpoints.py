@@ -13,7 +13,8 @@ from zqlib.audio import MelConfig
 from zqlib.corpora.manifest import Utterance, write_manifest
 from zqlib.files import write_json
 from zqlib.models import CTCModel, load_model
-from zqlib.models.jasper import BatchNorm, BlockConfig, JasperConfig, JasperCTC
+from zqlib.models.jasper import BlockConfig, JasperConfig, JasperCTC
+from zqlib.models.layers import BatchNorm
 from zqlib.models.nemo import write_nemo
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import QuantizedModel, quantize

@@ -28,6 +28,15 @@ def quartznet_nemo(assets: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def conformer_nemo(assets: Path) -> Path:
+    """The real Conformer-CTC-small checkpoint."""
+    path = assets / "models" / "conformer_ctc_small_en.nemo"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent")
+    return path
+
+
 @pytest.fixture
 def make_tar() -> Callable[..., bytes]:
     """A function from names and contents to the bytes of a tar archive (gzip by default)."""

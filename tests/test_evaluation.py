@@ -46,6 +46,10 @@ def test_greedy_ctc(tokens: list[int], text: str) -> None:
     assert greedy_ctc(tokens, LABELS) == text
 
 
+def test_word_pieces_become_words() -> None:
+    assert greedy_ctc([0, 4, 1, 1, 2, 3, 0], ("\u2581no", "w", "\u2581he", "re")) == "now here no"
+
+
 def test_a_batch_is_read_up_to_each_length() -> None:
     tokens = torch.tensor([[1, 2, 3, 3], [2, BLANK, 2, 1]])
     assert decode_batch(tokens, torch.tensor([2, 3]), LABELS) == ["ab", "bb"]

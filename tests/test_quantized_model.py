@@ -9,13 +9,17 @@ import pytest
 import torch
 from checkpoints import checkpoint, quantized, write_audio
 
-from zqlib.audio import audio_features, pad_features
+from zqlib.audio import MelConfig, audio_features, pad_features
 from zqlib.errors import InputError
 from zqlib.integer import reference
 from zqlib.integer.storage import load_program, save_program
-from zqlib.models import CTCModel
+from zqlib.models import CTCModel, load_model
+from zqlib.models.conformer import ConformerConfig, ConformerCTC
+from zqlib.models.nemo import write_nemo
 from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import QuantizedModel, load_quantized, quantize
+from zqlib.recognition import IntegerRecogniser, transcribe
+from zqlib.training.config import LABELS, nemo_config
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +179,22 @@ def test_a_program_that_cannot_be_written_leaves_nothing(model: CTCModel, tmp_pa
     with pytest.raises(InputError, match="cannot be written"):
         quantized(model).save(tmp_path / "file" / "a.zq")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_conformer_goes_the_same_way(tmp_path: Path) -> None:
+    config = ConformerConfig(64, 1, 16, 2, len(LABELS), 4, conv_kernel=5)
+    torch.manual_seed(0)
+    network = ConformerCTC(config)
+    write_nemo(tmp_path / "small.nemo", nemo_config(config, MelConfig()), network.state_dict())
+    model = load_model(tmp_path / "small.nemo")
+    integer = quantized(model)
+    assert (integer.family, integer.labels) == ("conformer", LABELS)
+    integer.save(tmp_path / "small.zq")
+    path = write_audio(tmp_path / "a.wav", 1.5)
+    texts = [
+        list(transcribe(IntegerRecogniser(each), [path]))
+        for each in (integer, load_quantized(tmp_path / "small.zq"))
+    ]
+    assert texts[0] == texts[1]
+    speech = pad_features([audio_features(path, model.front_end)])
+    assert agreement(model, integer, speech) > 0.7  # random weights: the classes lie close

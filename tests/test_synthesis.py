@@ -14,7 +14,8 @@ from torch.distributions import Normal, kl_divergence
 from zqlib import synthesis
 from zqlib.errors import InputError
 from zqlib.models import CTCModel
-from zqlib.models.jasper import BatchNorm, BlockConfig
+from zqlib.models.jasper import BlockConfig
+from zqlib.models.layers import BatchNorm
 from zqlib.synthesis import (
     REDUCED,
     SynthesisConfig,

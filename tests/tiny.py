@@ -7,7 +7,8 @@ from hypothesis import settings
 from torch import Tensor
 
 from zqlib.integer.program import ACCUMULATOR, Argmax, Conv1d, Program, TensorType
-from zqlib.models.jasper import BatchNorm, BlockConfig, JasperConfig, JasperCTC
+from zqlib.models.jasper import BlockConfig, JasperConfig, JasperCTC
+from zqlib.models.layers import BatchNorm
 from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower

@@ -52,7 +52,9 @@ def _exit(message: str, status: int) -> NoReturn:
 
 @app.command(epilog="Example: zq quantize QuartzNet15x5Base-En.nemo -o quartznet.zq --bits 8")
 def quantize(
-    model: Annotated[Path, typer.Argument(help="a .nemo checkpoint (QuartzNet or Jasper)")],
+    model: Annotated[
+        Path, typer.Argument(help="a .nemo checkpoint (QuartzNet, Jasper or Conformer)")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="the .zq file to write")],
     bits: Annotated[
         int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")

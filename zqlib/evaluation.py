@@ -82,13 +82,15 @@ class PairedDifference:
 def greedy_ctc(tokens: Sequence[int], labels: Sequence[str]) -> str:
     """Merge repeats, drop blanks, join: the text of the best path.
 
+    Word pieces mark the start of a word, as sentencepiece does, by U+2581.
+
     Args:
         tokens: token ids of the valid frames; the blank is `len(labels)`.
         labels: the text of each class.
     """
     merged = (token for token, _ in itertools.groupby(tokens))
     text = "".join(labels[token] for token in merged if token < len(labels))
-    return " ".join(text.split())
+    return " ".join(text.replace("\u2581", " ").split())
 
 
 def decode_batch(tokens: Tensor, lengths: Tensor, labels: Sequence[str]) -> list[str]:

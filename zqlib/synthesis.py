@@ -8,6 +8,7 @@ that `zq quantize` uses.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,8 +23,8 @@ from tqdm import tqdm
 
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
-from zqlib.models import jasper
-from zqlib.models.jasper import BatchNorm
+from zqlib.models import layers
+from zqlib.models.layers import BatchNorm
 
 __all__ = [
     "REDUCED",
@@ -240,7 +241,8 @@ def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
     # the printed network has what its weights do not show: strides, dilations, eps
     parts = [settings, n_mels, torch.__version__, str(network)]
     digest = hashlib.sha256(json.dumps(parts).encode())
-    for module in (__file__, jasper.__file__):  # the cache outlives a version of this package
+    # the cache outlives a version of this package
+    for module in (__file__, layers.__file__, inspect.getfile(type(network))):
         digest.update(Path(module).read_bytes())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zqlib.errors import InputError
-from zqlib.integer import reference
+from zqlib.integer import products, reference
 from zqlib.integer.arithmetic import dyadic
 from zqlib.integer.guard import FloatInIntegerProgram
 from zqlib.integer.program import ACCUMULATOR, Argmax, Program, Requantize, TensorType, Term
@@ -89,9 +89,9 @@ def test_fallback_without_exact_int_mm_gives_the_same(
     program, _ = lowered(topology)
     x = integers((2, N_MELS, 30), -128, 127, torch.int8, 0)
     lengths = torch.tensor([30, 21])
-    monkeypatch.setattr(reference, "_int_mm_is_exact", lambda: False)
+    monkeypatch.setattr(products, "_int_mm_is_exact", lambda: False)
     without = run(program, x, lengths)
-    monkeypatch.setattr(reference, "_int_mm_is_exact", lambda: True)
+    monkeypatch.setattr(products, "_int_mm_is_exact", lambda: True)
     with_int_mm = run(program, x, lengths)
     assert torch.equal(without.logits, with_int_mm.logits)
     assert torch.equal(without.tokens, with_int_mm.tokens)
@@ -103,12 +103,12 @@ def test_saturating_int_mm_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         pairs = (pairs[:, ::2] + pairs[:, 1::2]).clamp(-(2**15), 2**15 - 1)
         return pairs.sum(1, dtype=torch.int32)
 
-    reference._int_mm_is_exact.cache_clear()
+    products._int_mm_is_exact.cache_clear()
     monkeypatch.setattr(torch, "_int_mm", saturating)
     try:
-        assert not reference._int_mm_is_exact()
+        assert not products._int_mm_is_exact()
     finally:
-        reference._int_mm_is_exact.cache_clear()
+        products._int_mm_is_exact.cache_clear()
 
 
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(40, 1, 4), (1, 4, 4), (40, 1, 1)])
@@ -122,7 +122,7 @@ def test_product_is_exact_whatever_the_strides_of_an_axis_of_one(
         left = x.as_strided((rows, depth), (1, stride) if depth == 1 else (stride, 1))
         right = weight.as_strided((depth, columns), (stride, 1))
         expected = left.double() @ right.double()
-        assert torch.equal(reference._product(left, right).double(), expected)
+        assert torch.equal(products.product(left, right).double(), expected)
 
 
 def requantize_program(term_count: int, target: TensorType, multipliers: Tensor) -> Program:

@@ -254,14 +254,9 @@ def test_jasper_is_told_from_quartznet(tmp_path: Path) -> None:
     assert load_model(tmp_path / "a.nemo").family == "jasper"
 
 
-def test_real_conformer_is_read_but_not_built(assets: Path) -> None:
-    path = assets / "models" / "conformer_ctc_small_en.nemo"
-    if not path.is_file():
-        pytest.skip(f"{path} is absent")
-    archive = read_nemo(path)
-    assert archive.config["encoder"]["_target_"].endswith("ConformerEncoder")
-    assert any(name.endswith("tokenizer.model") for name in archive.artifacts)
-    refuse(path, "only QuartzNet and Jasper", load_model)
+def test_real_conformer_loads(conformer_nemo: Path) -> None:
+    model = load_model(conformer_nemo)
+    assert (model.family, len(model.labels)) == ("conformer", 1024)
 
 
 def test_real_quartznet_loads(quartznet_nemo: Path) -> None:
@@ -424,9 +419,9 @@ def test_option_of_a_wrong_type_or_size(archive: Any, path: tuple[str | int, ...
 
 
 def test_other_family(archive: Any) -> None:
-    target = "nemo.collections.asr.modules.ConformerEncoder"
+    target = "nemo.collections.asr.modules.SqueezeformerEncoder"
     config = changed("encoder", "_target_", value=target)
-    refuse(archive(config=yaml.safe_dump(config).encode()), "ConformerEncoder", load_model)
+    refuse(archive(config=yaml.safe_dump(config).encode()), "SqueezeformerEncoder", load_model)
 
 
 def test_mels_of_preprocessor_and_encoder_differ(archive: Any) -> None:

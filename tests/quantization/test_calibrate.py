@@ -8,7 +8,7 @@ from torch import Tensor
 from zqlib.errors import InputError
 from zqlib.quantization.calibrate import activation_levels, calibrate
 from zqlib.quantization.fold import fold
-from zqlib.quantization.graph import Activation
+from zqlib.quantization.nodes import Activation
 from zqlib.quantization.scheme import QuantScheme, RangeMethod
 
 

@@ -5,9 +5,10 @@ import torch
 from tiny import BLOCKS, N_CLASSES, N_MELS, features, network
 from torch import Tensor, nn
 
-from zqlib.models.jasper import BatchNorm, MaskedConv
+from zqlib.models.jasper import MaskedConv
+from zqlib.models.layers import BatchNorm
 from zqlib.quantization.fold import fold
-from zqlib.quantization.graph import Activation, FloatConv
+from zqlib.quantization.nodes import Activation, FloatConv
 
 
 @pytest.mark.parametrize("topology", BLOCKS)

@@ -16,8 +16,9 @@ from zqlib.integer.reference import ProgramOutput, run
 from zqlib.models import load_model
 from zqlib.quantization.calibrate import activation_levels, calibrate
 from zqlib.quantization.fold import fold
-from zqlib.quantization.graph import Activation, FloatConv, FloatGraph
+from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower, quantize_weight
+from zqlib.quantization.nodes import Activation, FloatConv
 from zqlib.quantization.scheme import QuantScheme
 
 

@@ -3,19 +3,22 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from zqlib.audio import MelConfig
+from zqlib.audio import MelConfig, pad_features
 from zqlib.corpora import mini
 from zqlib.corpora.espeak import SpeechRequest, speak
 from zqlib.corpora.manifest import Utterance, write_manifest
 from zqlib.errors import InputError
 from zqlib.models import load_model
+from zqlib.models.conformer import ConformerConfig
 from zqlib.models.jasper import BlockConfig
 from zqlib.models.nemo import read_nemo
 from zqlib.training import TrainingConfig, loop, train
@@ -96,6 +99,44 @@ def test_loss_falls_and_the_archive_loads(work_dir: Path, tmp_path: Path) -> Non
     assert len(model.labels) == 28
     state = model.network.state_dict()
     assert state["encoder.encoder.0.mconv.2.num_batches_tracked"] == record["kept_step"]
+
+
+DENSE = (
+    BlockConfig(16, 1, 11, stride=2),
+    BlockConfig(16, 2, 5, residual=True, residual_dense=True),
+    BlockConfig(16, 1, 5, residual=True, residual_dense=True),
+    BlockConfig(24, 1, 1),
+)
+CONFORMER = ConformerConfig(64, 1, 16, 2, 28, 4, conv_kernel=5, dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [("jasper", {"blocks": DENSE}), ("conformer", {"conformer": CONFORMER, "bfloat16": True})],
+    ids=["jasper", "conformer"],
+)
+def test_other_families_learn_and_nemo_restores_them(
+    work_dir: Path, tmp_path: Path, family: str, change: dict[str, Any]
+) -> None:
+    from nemo.collections.asr.models import ASRModel
+
+    config = replace(TINY, **change)
+    assert TrainingConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    record = train(config, tmp_path / "tiny.nemo", work_dir)
+    losses = [entry["loss"] for entry in record["history"]]
+    assert losses[-1] < 0.9 * losses[0]
+    ours = load_model(tmp_path / "tiny.nemo")
+    assert ours.family == family
+    theirs = ASRModel.restore_from(str(tmp_path / "tiny.nemo"), map_location="cpu").eval()
+    waveform = torch.randn(1, 16000, generator=torch.Generator().manual_seed(1)) * 0.1
+    features, lengths = pad_features([ours.front_end(waveform[0])], 16)
+    with torch.no_grad():
+        actual, frames = ours.network(features, lengths)
+        expected, _, _ = theirs(
+            input_signal=waveform, input_signal_length=torch.tensor([waveform.shape[1]])
+        )
+    valid = int(frames)
+    assert (actual[0, :valid] - expected[0, :valid]).abs().max() < 1e-4
 
 
 class _Killed(Exception):
@@ -193,6 +234,8 @@ def test_config_round_trips_through_json() -> None:
         ({"mini_held_out": 2400, "mini_utterances": 2400}, "mini_held_out"),
         ({"blocks": []}, "block"),
         ({"blocks": [{"filters": 3}]}, "malformed"),
+        ({"conformer": {"d_model": 16}}, "malformed"),
+        ({"conformer": {**vars(CONFORMER), "n_mels": 80}}, "64 mels and 28 classes"),
         ({"steps": "many"}, "malformed"),
     ],
 )

@@ -12,14 +12,17 @@ Building a `Program` checks it: types, shapes in channels and in frames, and the
 accumulator can overflow.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from zqlib.errors import LoweringError
 from zqlib.integer.arithmetic import MAX_SHIFT
+from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
+from zqlib.integer.rules import check, require
+from zqlib.integer.tensor_type import ACCUMULATOR, TensorType
 
 __all__ = [
     "ACCUMULATOR",
@@ -35,46 +38,6 @@ __all__ = [
 
 _MAX_SIZE = 2**12
 """Largest stride, padding and dilation: a file cannot ask for more memory than its input does."""
-
-_CONTAINERS = {
-    torch.int8: (-(2**7), 2**7 - 1),
-    torch.uint8: (0, 2**8 - 1),
-    torch.int32: (-(2**31), 2**31 - 1),
-}
-
-
-@dataclass(frozen=True)
-class TensorType:
-    """What a tensor can hold.
-
-    Attributes:
-        channels: number of channels.
-        dtype: the container: torch.int8, torch.uint8 or torch.int32.
-        low, high: values are within [low, high], which may be tighter than the container.
-    """
-
-    channels: int
-    dtype: torch.dtype
-    low: int
-    high: int
-
-    def __post_init__(self) -> None:
-        if self.dtype not in _CONTAINERS:
-            raise LoweringError(f"A program tensor cannot be held in {self.dtype}.")
-        low, high = _CONTAINERS[self.dtype]
-        integers = all(type(value) is int for value in (self.channels, self.low, self.high))
-        if not integers or not (low <= self.low <= 0 <= self.high <= high) or self.channels < 1:
-            raise LoweringError(f"The tensor type {self} does not fit its container.")
-
-    @property
-    def magnitude(self) -> int:
-        """Largest absolute value."""
-        return max(-self.low, self.high)
-
-
-def ACCUMULATOR(channels: int) -> TensorType:  # noqa: N802 - reads as the constant that it is
-    """The type of a convolution's result: any int32."""
-    return TensorType(channels, torch.int32, *_CONTAINERS[torch.int32])
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +110,18 @@ class Argmax:
         return (self.input,)
 
 
-Operator = Conv1d | Requantize | Argmax
+Operator = (
+    Conv1d
+    | Conv2d
+    | Requantize
+    | LayerNorm
+    | Sigmoid
+    | Swish
+    | Product
+    | Positions
+    | Attention
+    | Argmax
+)
 
 
 def accumulator_bound(conv: Conv1d, input_type: TensorType) -> Tensor:
@@ -202,45 +176,50 @@ class Program:
                 case Requantize():
                     self._check_requantize(operator)
                     frames = {written[name] for name in operator.reads}
-                    _require(len(frames) == 1, operator.name, "terms have the same frames")
+                    require(len(frames) == 1, operator.name, "terms have the same frames")
                     written[operator.output] = frames.pop()
                 case Argmax():
                     classes = self.tensors[operator.input].channels
                     target = self.tensors[operator.output]
                     indices = TensorType(1, torch.int32, 0, classes - 1)
-                    _require(target == indices, operator.name, "an argmax writes int32 indices")
+                    require(target == indices, operator.name, "an argmax writes int32 indices")
                     written[operator.output] = written[operator.input]
+                case _:
+                    check(operator, self.tensors)
+                    sources = [written[name] for name in operator.reads]
+                    written[operator.output] = _frames_of(operator, sources)
         if not {self.logits, self.tokens} <= written.keys() - {self.input}:
             raise LoweringError("The program never writes its logits or its tokens.")
         for name in (self.logits, self.tokens):
-            _require(self.tensors[name].dtype == torch.int32, name, "logits and tokens are int32")
-        _require(self.tensors[self.tokens].channels == 1, self.tokens, "tokens have one channel")
+            require(not written[name].distances, name, "logits and tokens belong to frames")
+            require(self.tensors[name].dtype == torch.int32, name, "logits and tokens are int32")
+        require(self.tensors[self.tokens].channels == 1, self.tokens, "tokens have one channel")
 
     def _check_conv(self, conv: Conv1d) -> None:
         source, target = self.tensors[conv.input], self.tensors[conv.output]
-        _require(conv.weight.ndim == 3, conv.name, "weights are (out, in / groups, taps)")
+        require(conv.weight.ndim == 3, conv.name, "weights are (out, in / groups, taps)")
         bits_known = type(conv.weight_bits) is int and 2 <= conv.weight_bits <= 8
-        _require(bits_known, conv.name, "weights have 2 to 8 bits")
+        require(bits_known, conv.name, "weights have 2 to 8 bits")
         out, per_group, _ = conv.weight.shape
         limit = 2 ** (conv.weight_bits - 1) - 1
-        _require(conv.weight.dtype == torch.int8, conv.name, "weights are int8")
-        _require(
+        require(conv.weight.dtype == torch.int8, conv.name, "weights are int8")
+        require(
             bool((conv.weight.abs() <= limit).all()) and not bool((conv.weight == -128).any()),
             conv.name,
             f"weights are within [-{limit}, {limit}]",
         )
-        _require(
+        require(
             conv.bias is None or (conv.bias.dtype == torch.int32 and conv.bias.shape == (out,)),
             conv.name,
             "the bias is int32, one per output channel",
         )
         dense = conv.groups == 1 and per_group == source.channels
         depthwise = conv.groups == source.channels == out and per_group == 1
-        _require(dense or depthwise, conv.name, "a convolution is dense or depthwise")
-        _require(source.dtype != torch.int32, conv.name, "a convolution reads int8 or uint8")
-        _require(target == ACCUMULATOR(out), conv.name, "a convolution writes an accumulator")
+        require(dense or depthwise, conv.name, "a convolution is dense or depthwise")
+        require(source.dtype != torch.int32, conv.name, "a convolution reads int8 or uint8")
+        require(target == ACCUMULATOR(out), conv.name, "a convolution writes an accumulator")
         sizes = (conv.stride, conv.dilation, conv.padding + 1)
-        _require(
+        require(
             all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes),
             conv.name,
             f"stride, dilation and padding are below {_MAX_SIZE}",
@@ -254,14 +233,14 @@ class Program:
 
     def _check_requantize(self, operator: Requantize) -> None:
         channels = self.tensors[operator.output].channels
-        _require(1 <= len(operator.terms) <= 256, operator.name, "a sum has 1 to 256 terms")
+        require(1 <= len(operator.terms) <= 256, operator.name, "a sum has 1 to 256 terms")
         for term in operator.terms:
-            _require(
+            require(
                 self.tensors[term.input].channels == channels,
                 operator.name,
                 "terms and output have the same channels",
             )
-            _require(
+            require(
                 term.m.shape == term.e.shape == (channels,)
                 and term.m.dtype == torch.int32
                 and term.e.dtype == torch.int8,
@@ -269,12 +248,12 @@ class Program:
                 "m is int32 and e is int8, one per channel",
             )
             in_range = (term.m == 0) | (term.m >= 1 << 30)
-            _require(bool(in_range.all()), operator.name, "m is 0 or at least 2^30")
+            require(bool(in_range.all()), operator.name, "m is 0 or at least 2^30")
             shifts = (term.e >= 1) & (term.e <= MAX_SHIFT)
-            _require(bool(shifts.all()), operator.name, f"e is within [1, {MAX_SHIFT}]")
+            require(bool(shifts.all()), operator.name, f"e is within [1, {MAX_SHIFT}]")
             # |round(x * m * 2^-e)| <= 2^(62-e): with e >= 8 the int64 sum of 2^8 terms is safe.
             shifts_of_sum = term.e[term.m != 0] >= 8
-            _require(
+            require(
                 len(operator.terms) == 1 or bool(shifts_of_sum.all()),
                 operator.name,
                 "the multipliers of a sum are below 2^23",
@@ -283,19 +262,38 @@ class Program:
 
 @dataclass(frozen=True)
 class _Frames:
-    """How many frames a tensor has for an input of n: (n + shift) // stride + offset."""
+    """How many frames a tensor has for an input of n: (n + shift) // stride + offset.
+
+    With `distances`, it has a row for every distance between two of so many frames instead.
+    """
 
     stride: int = 1
     shift: int = 0
     offset: int = 0
+    distances: bool = False
 
-    def after(self, conv: Conv1d) -> "_Frames":
-        change = 2 * conv.padding - conv.dilation * (conv.weight.shape[2] - 1) - 1
+    def after(self, conv: Conv1d | Conv2d) -> "_Frames":
+        taps = conv.weight.shape[2]
+        dilation = conv.dilation if isinstance(conv, Conv1d) else 1
+        change = 2 * conv.padding - dilation * (taps - 1) - 1
         stride = self.stride * conv.stride
         carry, shift = divmod(self.shift + self.stride * (self.offset + change), stride)
-        return _Frames(stride, shift, carry + 1)
+        return _Frames(stride, shift, carry + 1, self.distances)
 
 
-def _require(condition: bool, name: str, rule: str) -> None:
-    if not condition:
-        raise LoweringError(f"Layer {name} breaks a rule of integer programs: {rule}.")
+def _frames_of(operator: Operator, frames: Sequence[_Frames]) -> _Frames:
+    """Frames of the output of an operator that is no `Conv1d`, from those of what it reads."""
+    rule = "what it reads has the same frames"
+    match operator:
+        case Conv2d():
+            return frames[0].after(operator)
+        case Positions():
+            require(not frames[0].distances, operator.name, rule)
+            return replace(frames[0], distances=True)
+        case Attention():
+            *same, positions = frames
+            require(positions == replace(same[0], distances=True), operator.name, rule)
+            require(len({*same}) == 1 and not same[0].distances, operator.name, rule)
+        case _:
+            require(len({*frames}) == 1, operator.name, rule)
+    return frames[0]

@@ -8,14 +8,17 @@ multiply-add of contiguous rows.
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from zqlib.errors import InputError
 from zqlib.integer.arithmetic import requantize
+from zqlib.integer.attention import attend, conv2d, positions
 from zqlib.integer.guard import IntegerOnly
+from zqlib.integer.nonlinear import layer_norm, sigmoid, swish
+from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
+from zqlib.integer.products import product
 from zqlib.integer.program import Argmax, Conv1d, Program, Requantize, TensorType
 
 __all__ = ["ProgramOutput", "run"]
@@ -75,6 +78,36 @@ def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
                     for x, _, m, e in terms[1:]:
                         total += requantize(x, m, e)
                     result = total.clamp_(target.low, target.high).to(target.dtype), terms[0][1]
+                case Conv2d():
+                    x, valid = take(operator.input)
+                    result = conv2d(operator, _mask(x, valid)), _output_lengths(operator, valid)
+                case LayerNorm():
+                    x, valid = take(operator.input)
+                    target = program.tensors[operator.output]
+                    normed = layer_norm(x, operator.constants, target.low, target.high)
+                    result = normed.to(target.dtype), valid
+                case Sigmoid():
+                    x, valid = take(operator.input)
+                    kind = program.tensors[operator.output].dtype
+                    result = sigmoid(x, *operator.exponent, operator.high).to(kind), valid
+                case Swish():
+                    x, valid = take(operator.input)
+                    target = program.tensors[operator.output]
+                    total = swish(x, operator.exponent, operator.gain)
+                    result = total.clamp_(target.low, target.high).to(target.dtype), valid
+                case Product():
+                    (x, valid), (y, _) = (take(name) for name in operator.reads)
+                    result = x.to(torch.int32) * y, valid
+                case Positions():
+                    x, _ = take(operator.input)
+                    table = positions(operator, x.shape[1])
+                    result = table, torch.tensor([table.shape[1]])
+                case Attention():
+                    parts = [take(name) for name in operator.reads]
+                    valid = parts[0][1]
+                    attended = torch.arange(parts[0][0].shape[1]) < valid[:, None]
+                    query, key, value, position = (part[0] for part in parts)
+                    result = attend(operator, query, key, value, position, attended), valid
                 case Argmax():
                     x, valid = take(operator.input)
                     result = x.argmax(2, keepdim=True).to(torch.int32), valid
@@ -102,7 +135,7 @@ def _check_input(expected: TensorType, features: Tensor, lengths: Tensor) -> Non
         raise InputError(f"The features leave the range [{expected.low}, {expected.high}].")
 
 
-def _output_lengths(conv: Conv1d, lengths: Tensor) -> Tensor:
+def _output_lengths(conv: Conv1d | Conv2d, lengths: Tensor) -> Tensor:
     result = conv.output_lengths(lengths)
     if int(result.min()) < 1:
         raise InputError(f"An utterance is too short for layer {conv.name}; leave it out.")
@@ -136,35 +169,5 @@ def _conv1d(conv: Conv1d, x: Tensor) -> Tensor:
             accumulator.addcmul_(shifted, weight[tap])
         else:
             rows = shifted.reshape(-1, x.shape[2])
-            accumulator += _product(rows, weight[tap]).view_as(accumulator)
+            accumulator += product(rows, weight[tap]).view_as(accumulator)
     return accumulator
-
-
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """(rows, in) x (in, out) to (rows, out) int32, exactly."""
-    if _int_mm_is_exact():
-        return torch._int_mm(_row_major(x), _row_major(weight))
-    return x.to(torch.int32) @ weight.to(torch.int32)
-
-
-def _row_major(x: Tensor) -> Tensor:
-    """A matrix with the strides of its shape, also along an axis of size 1.
-
-    torch leaves any stride there and calls the matrix contiguous, but `torch._int_mm` takes a
-    stride of 1 for the sign of a transposed matrix and reads beside it.
-    """
-    return x.contiguous().as_strided(x.shape, (x.shape[1], 1))
-
-
-@cache
-def _int_mm_is_exact() -> bool:
-    """Whether this processor's 8-bit products are exact at the extremes.
-
-    Processors without VNNI add pairs of u8 x s8 products in 16 bits, which saturates.
-    """
-    for value, dtype in ((255, torch.uint8), (-128, torch.int8)):
-        x = torch.full((32, 64), value, dtype=dtype)
-        weight = torch.full((64, 32), -127, dtype=torch.int8)
-        if not bool((torch._int_mm(x, weight) == value * -127 * 64).all()):
-            return False
-    return True

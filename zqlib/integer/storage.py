@@ -9,12 +9,10 @@ its reader checks every offset against the file's size.
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -22,6 +20,8 @@ from torch import Tensor
 
 from zqlib.errors import InputError, ZqError
 from zqlib.files import atomic_output
+from zqlib.integer.describe import describe, rebuild
+from zqlib.integer.packing import pack_bits, unpack_bits
 from zqlib.integer.program import (
     Argmax,
     Conv1d,
@@ -34,30 +34,8 @@ from zqlib.integer.program import (
 
 __all__ = ["FORMAT_VERSION", "load_program", "pack_bits", "save_program", "unpack_bits"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _DTYPES = {"int8": torch.int8, "uint8": torch.uint8, "int32": torch.int32}
-
-
-def pack_bits(values: Tensor, bits: int) -> Tensor:
-    """Signed integers of `bits` bits, one after the other without gaps, as (bytes,) uint8."""
-    offset = (values.flatten().to(torch.int16) + (1 << (bits - 1))).to(torch.uint8).numpy()
-    planes = np.unpackbits(offset[:, None], axis=1, count=bits, bitorder="little")
-    return torch.from_numpy(np.packbits(planes, bitorder="little"))
-
-
-def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
-    """The inverse of `pack_bits`: int8 of the given shape.
-
-    Raises:
-        InputError: the number of bytes does not fit the shape.
-    """
-    count = math.prod(shape)
-    if packed.dtype != torch.uint8 or packed.shape != (-(-count * bits // 8),):
-        raise InputError(f"A weight of shape {shape} at {bits} bits has the wrong packed size.")
-    planes = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little")
-    offset = np.packbits(planes.reshape(count, bits), axis=1, bitorder="little")[:, 0]
-    values = torch.from_numpy(offset).to(torch.int16) - (1 << (bits - 1))
-    return values.to(torch.int8).reshape(shape)
 
 
 def save_program(
@@ -129,6 +107,10 @@ def _describe(operator: Operator, tensors: dict[str, Tensor]) -> dict[str, Any]:
                 "input": operator.input,
                 "output": operator.output,
             }
+        case _:
+            kept, entry = describe(operator)
+            tensors |= {f"{operator.name}.{key}": value for key, value in kept.items()}
+            return entry
 
 
 def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -215,4 +197,6 @@ def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
         return Requantize(name, terms, entry["output"])
     if kind == "argmax":
         return Argmax(**entry)
-    raise ValueError(f"unknown operator {kind!r}")
+    prefix = f"{name}."
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return rebuild(kind, entry, own)

@@ -7,10 +7,13 @@ import torch
 
 from zqlib.audio import MelConfig, MelFrontEnd
 from zqlib.errors import InputError
+from zqlib.models.conformer import ConformerConfig, ConformerCTC
 from zqlib.models.jasper import JasperConfig, JasperCTC
 from zqlib.models.nemo import load_state, read_nemo
 
-__all__ = ["CTCModel", "load_model"]
+__all__ = ["CTCModel", "Network", "load_model"]
+
+Network = JasperCTC | ConformerCTC
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class CTCModel:
 
     Attributes:
         name: the archive's file name without its suffix.
-        family: `quartznet` or `jasper`.
+        family: `quartznet`, `jasper` or `conformer`.
         network: (features, lengths) -> (log-probabilities, lengths), in evaluation mode.
         front_end: waveform -> features, as the model was trained with.
         labels: the text of each class; the blank is the class after the last label.
@@ -27,7 +30,7 @@ class CTCModel:
 
     name: str
     family: str
-    network: JasperCTC
+    network: Network
     front_end: MelFrontEnd
     labels: tuple[str, ...]
 
@@ -56,12 +59,17 @@ def load_model(path: Path) -> CTCModel:
             section = {"_target_": section.get("cls"), **section["params"]}
         sections[name] = section
     target = sections["encoder"].get("_target_")
-    if not isinstance(target, str) or not target.endswith("ConvASREncoder"):
+    encoders: dict[str, type[JasperConfig | ConformerConfig]] = {
+        "ConvASREncoder": JasperConfig,
+        "ConformerEncoder": ConformerConfig,
+    }
+    encoder = target.rpartition(".")[2] if isinstance(target, str) else ""
+    if encoder not in encoders:
         raise InputError(
             f"{path} holds an encoder of type {target!r}; only QuartzNet and Jasper "
-            "(ConvASREncoder) with a CTC decoder are supported."
+            "(ConvASREncoder) and Conformer (ConformerEncoder) with a CTC decoder are supported."
         )
-    config = JasperConfig.from_nemo(sections)
+    config = encoders[encoder].from_nemo(sections)
     mel = MelConfig.from_nemo(sections["preprocessor"])
     if mel.n_mels != config.n_mels:
         raise InputError(
@@ -76,10 +84,19 @@ def load_model(path: Path) -> CTCModel:
         filters = filters[0].float()
     front_end = MelFrontEnd(mel, filters)
     with torch.device("meta"):  # no memory for sizes that only the config claims
-        network = JasperCTC(config)
+        network = _build(config)
     load_state(network, archive.state, str(path))
     network.eval()
     network.requires_grad_(False)
-    family = "quartznet" if any(block.separable for block in config.blocks) else "jasper"
     labels = tuple(str(label) for label in sections["decoder"]["vocabulary"])
-    return CTCModel(path.stem, family, network, front_end, labels)
+    return CTCModel(path.stem, _family(config), network, front_end, labels)
+
+
+def _build(config: JasperConfig | ConformerConfig) -> Network:
+    return JasperCTC(config) if isinstance(config, JasperConfig) else ConformerCTC(config)
+
+
+def _family(config: JasperConfig | ConformerConfig) -> str:
+    if isinstance(config, ConformerConfig):
+        return "conformer"
+    return "quartznet" if any(block.separable for block in config.blocks) else "jasper"

@@ -1,8 +1,7 @@
 """QuartzNet and Jasper (the NeMo `ConvASREncoder` + `ConvASRDecoder`) in plain torch.
 
 Module names follow NeMo's, so that state-dict keys are NeMo's own. Inside the network a tensor is
-(batch, channels, 1, frames) in channels-last memory order: on a CPU, torch runs a depthwise Conv2d
-in that order about three times faster than the equivalent Conv1d.
+laid out as `zqlib.models.layers` says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zqlib.errors import InputError
+from zqlib.models.layers import BatchNorm, masked_conv
 
 __all__ = [
-    "BatchNorm",
     "BlockConfig",
     "JasperBlock",
     "JasperConfig",
     "JasperCTC",
     "MaskedConv",
     "ResidualBranch",
-    "masked_conv",
 ]
 
 _BATCH_NORM_EPS = 1e-3
@@ -147,31 +145,6 @@ class JasperConfig:
             ) from error
 
 
-def masked_conv(
-    x: Tensor, lengths: Tensor, weight: Tensor, bias: Tensor | None,
-    stride: int, padding: int, dilation: int, groups: int,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """A one-dimensional convolution that reads 0 beyond each utterance's length.
-
-    Args:
-        x: (batch, in, 1, frames), best in channels-last order.
-        lengths: (batch,) int64.
-        weight: (out, in / groups, taps).
-        bias: (out,) or None.
-        stride, padding, dilation, groups: as in `conv1d`.
-
-    Returns:
-        (batch, out, 1, frames') and the new lengths.
-    """
-    valid = torch.arange(x.shape[3]) < lengths[:, None]
-    x = functional.conv2d(
-        x * valid[:, None, None, :], weight.unsqueeze(2), bias,
-        (1, stride), (0, padding), (1, dilation), groups,
-    )  # fmt: skip
-    span = dilation * (weight.shape[2] - 1)
-    return x, (lengths + 2 * padding - span - 1) // stride + 1
-
-
 class MaskedConv(nn.Module):
     """The parameters of a `masked_conv` with NeMo's "same" padding."""
 
@@ -194,28 +167,13 @@ class MaskedConv(nn.Module):
         )  # fmt: skip
 
 
-class BatchNorm(nn.BatchNorm1d):
-    """`BatchNorm1d` over (batch, channels, 1, frames).
-
-    Takes the lengths as well, for whoever observes its input to know the valid frames.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=_BATCH_NORM_EPS, momentum=0.1)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Accept the extra axis; `batch_norm` itself takes any."""
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
-        """Normalise; `lengths` (batch,) change nothing."""
-        return super().forward(x)
-
-
 class ResidualBranch(nn.Sequential):
     """A 1x1 convolution and its BatchNorm, numbered 0 and 1 in the state dict as in NeMo."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(MaskedConv(in_channels, out_channels, 1, 1, 1), BatchNorm(out_channels))
+        super().__init__(
+            MaskedConv(in_channels, out_channels, 1, 1, 1), BatchNorm(out_channels, _BATCH_NORM_EPS)
+        )
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
         """(batch, channels, 1, frames) and lengths (batch,) to the branch's summand."""
@@ -244,7 +202,7 @@ class JasperBlock(nn.Module):
                 layers.append(MaskedConv(channels, config.filters, 1, 1, 1))
             else:
                 layers.append(MaskedConv(channels, config.filters, *conv))
-            layers.append(BatchNorm(config.filters))
+            layers.append(BatchNorm(config.filters, _BATCH_NORM_EPS))
             channels = config.filters
         self.mconv = nn.ModuleList(layers)
         self.res = nn.ModuleList()

@@ -4,21 +4,32 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from zqlib.quantization.graph import Activation, FloatGraph
+from zqlib.quantization.graph import FloatGraph
+from zqlib.quantization.nodes import Activation, FloatFunction, FloatLayerNorm, FloatPositions
 from zqlib.quantization.ranges import Extremes, Histogram, clipping_value, quantized_levels
 from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["activation_levels", "calibrate"]
 
+_HEADROOM = 4.0  # of tensors of more than 8 bits: they can spare two, and nothing is ever clipped
+
 
 def activation_levels(graph: FloatGraph, scheme: QuantScheme) -> dict[str, tuple[int, int]]:
-    """Smallest and largest quantized value of the features and of every activation."""
-    levels = {graph.input: quantized_levels(scheme.activation_bits, signed=True)}
+    """Smallest and largest quantized value of the features and of every quantized tensor."""
+    bits = scheme.activation_bits
+    signed = quantized_levels(bits, signed=True)
+    levels = {graph.input: signed}
     for operator in graph.operators:
-        if isinstance(operator, Activation):
-            signed = not (operator.relu and scheme.unsigned_relu)
-            low, high = quantized_levels(scheme.activation_bits, signed)
-            levels[operator.output] = (0 if operator.relu else low, high)
+        match operator:
+            case Activation(bits=int(wide)) | FloatLayerNorm(bits=int(wide)):
+                levels[operator.output] = quantized_levels(wide, signed=True)
+            case Activation(relu=True):
+                _, high = quantized_levels(bits, signed=not scheme.unsigned_relu)
+                levels[operator.output] = (0, high)
+            case FloatFunction(function="sigmoid"):
+                levels[operator.output] = quantized_levels(bits, signed=False)
+            case Activation() | FloatLayerNorm() | FloatFunction() | FloatPositions():
+                levels[operator.output] = signed
     return levels
 
 
@@ -37,6 +48,12 @@ def calibrate(
         InputError: an activation is zero throughout.
     """
     levels = activation_levels(graph, scheme)
+    known = {  # functions whose range needs no data
+        operator.output: 1.0
+        for operator in graph.operators
+        if isinstance(operator, FloatPositions)
+        or (isinstance(operator, FloatFunction) and operator.function == "sigmoid")
+    }
     extremes = {name: Extremes() for name in levels}
     for features, lengths in batches:
         graph.run(features, lengths, lambda name, x: extremes[name].observe(x))
@@ -44,7 +61,12 @@ def calibrate(
     if scheme.range_method != "minmax":
         for features, lengths in batches:
             graph.run(features, lengths, lambda name, x: histograms[name].observe(x))
-    return {
-        name: clipping_value(scheme, high, histograms[name]) / high
-        for name, (_, high) in levels.items()
-    }
+    scales = {}
+    for name, (_, high) in levels.items():
+        if name in known:
+            scales[name] = known[name] / high
+        elif high > 255:
+            scales[name] = _HEADROOM * extremes[name].magnitude / high
+        else:
+            scales[name] = clipping_value(scheme, high, histograms[name]) / high
+    return scales

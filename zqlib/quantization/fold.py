@@ -7,17 +7,25 @@ function. sigma^2 is the stored variance plus the layer's own eps.
 import torch
 from torch import Tensor, nn
 
-from zqlib.models.jasper import BatchNorm, JasperBlock, JasperCTC, MaskedConv, ResidualBranch
-from zqlib.quantization.graph import Activation, FloatConv, FloatGraph
+from zqlib.models import Network
+from zqlib.models.jasper import JasperBlock, JasperCTC, MaskedConv, ResidualBranch
+from zqlib.models.layers import BatchNorm
+from zqlib.quantization.fold_conformer import fold_conformer
+from zqlib.quantization.graph import FloatGraph
+from zqlib.quantization.nodes import Activation, FloatConv
 
 __all__ = ["fold"]
 
 
-def fold(network: JasperCTC) -> FloatGraph:
-    """Express a QuartzNet or Jasper as a graph without BatchNorm.
+def fold(network: Network) -> FloatGraph:
+    """Express a network as a graph without BatchNorm.
 
     Folding is done in float64 and stored as float32.
     """
+    return _fold_jasper(network) if isinstance(network, JasperCTC) else fold_conformer(network)
+
+
+def _fold_jasper(network: JasperCTC) -> FloatGraph:
     operators: list[FloatConv | Activation] = []
     panes = ["features"]
     for index, block in enumerate(network.encoder.encoder):

@@ -1,63 +1,34 @@
-"""A float model as a short list of operators, its BatchNorm layers folded away.
+"""A float model as a list of operators, its BatchNorm layers folded away.
 
-The same two operators, at the same points, as the integer program that it will be lowered to: a
-convolution, and an activation that sums branches and may clip at zero. Every activation's output
-is a tensor that gets quantized, so calibration needs to look nowhere else.
+The same operators, at the same points, as the integer program that it will be lowered to.
+Convolutions, products and attention leave accumulators; every other tensor gets quantized, so
+calibration looks at all of those and nothing else.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from zqlib.models.jasper import masked_conv
+from zqlib.models.conformer import relative_positions, relative_shift
+from zqlib.models.layers import masked_conv
+from zqlib.quantization.nodes import (
+    Accumulating,
+    Activation,
+    FloatAttention,
+    FloatConv,
+    FloatConv2d,
+    FloatFunction,
+    FloatLayerNorm,
+    FloatOperator,
+    FloatPositions,
+    FloatProduct,
+)
 
-__all__ = ["Activation", "FloatConv", "FloatGraph"]
-
-
-@dataclass(frozen=True, eq=False)
-class FloatConv:
-    """A convolution with its BatchNorm folded into `weight` and `bias`.
-
-    Attributes:
-        weight: (out, in / groups, taps) float32.
-        bias: (out,) float32, or None.
-    """
-
-    name: str
-    input: str
-    output: str
-    weight: Tensor
-    bias: Tensor | None
-    stride: int = 1
-    padding: int = 0
-    dilation: int = 1
-    groups: int = 1
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
-
-@dataclass(frozen=True)
-class Activation:
-    """The sum of its inputs, clipped at zero if `relu`: a tensor that gets quantized."""
-
-    name: str
-    inputs: tuple[str, ...]
-    relu: bool
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return self.inputs
-
-    @property
-    def output(self) -> str:
-        """The tensor is named as the activation."""
-        return self.name
+__all__ = ["FloatGraph"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +42,7 @@ class FloatGraph:
         logits: name of the last convolution's output.
     """
 
-    operators: tuple[FloatConv | Activation, ...]
+    operators: tuple[FloatOperator, ...]
     input: str
     channels: int
     logits: str
@@ -100,25 +71,75 @@ class FloatGraph:
         if observe:
             observe(self.input, _valid(x, lengths))
         for operator in self.operators:
-            if isinstance(operator, FloatConv):
-                x, lengths = values[operator.input]
-                result = masked_conv(
-                    x, lengths, operator.weight, operator.bias,
-                    operator.stride, operator.padding, operator.dilation, operator.groups,
-                )  # fmt: skip
-            else:
-                total, lengths = values[operator.inputs[0]]
-                for name in operator.inputs[1:]:
-                    total = total + values[name][0]
-                result = (total.relu() if operator.relu else total), lengths
-                if observe:
-                    observe(operator.output, _valid(*result))
+            x, lengths = values[operator.reads[0]]
+            match operator:
+                case FloatConv():
+                    result = masked_conv(
+                        x, lengths, operator.weight, operator.bias,
+                        operator.stride, operator.padding, operator.dilation, operator.groups,
+                    )  # fmt: skip
+                case FloatConv2d():
+                    result = _conv2d(operator, x, lengths)
+                case Activation():
+                    for name in operator.inputs[1:]:
+                        x = x + values[name][0]
+                    result = (x.relu() if operator.relu else x), lengths
+                case FloatLayerNorm():
+                    shape = operator.gamma.shape
+                    normalised = functional.layer_norm(
+                        x.transpose(1, 3), shape, operator.gamma, operator.beta, operator.eps
+                    )
+                    result = normalised.transpose(1, 3), lengths
+                case FloatFunction():
+                    result = operator(x), lengths
+                case FloatProduct():
+                    result = x * values[operator.reads[1]][0], lengths
+                case FloatPositions():
+                    table = relative_positions(x.shape[3], operator.channels)
+                    result = table.t()[None, :, None, :], torch.tensor([table.shape[0]])
+                case FloatAttention():
+                    key, value, positions = (values[name][0] for name in operator.reads[1:])
+                    result = _attention(operator, x, key, value, positions, lengths)
+            if observe and not isinstance(operator, Accumulating):
+                observe(operator.output, _valid(*result))
             values[operator.output] = result
             for name in set(operator.reads):
                 if last_reader[name] is operator:
                     del values[name]
         logits, lengths = values[self.logits]
         return logits.squeeze(2), lengths
+
+
+def _conv2d(conv: FloatConv2d, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    batch, channels, _, frames = x.shape
+    planes = conv.weight.shape[1]
+    valid = torch.arange(frames) < lengths[:, None]
+    x = (x * valid[:, None, None, :]).reshape(batch, planes, channels // planes, frames)
+    # the kernel is stored over (frames, bands)
+    weight = conv.weight.transpose(2, 3)
+    x = functional.conv2d(x, weight, conv.bias, conv.stride, conv.padding).flatten(1, 2)
+    return x.unsqueeze(2), (lengths + 2 * conv.padding - weight.shape[2]) // conv.stride + 1
+
+
+def _attention(
+    attention: FloatAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    positions: Tensor,
+    lengths: Tensor,
+) -> tuple[Tensor, Tensor]:
+    batch, channels, _, frames = query.shape
+    heads = (batch, attention.heads, channels // attention.heads, frames)
+    bias = attention.content_bias[:, None, None], attention.distance_bias[:, None, None]
+    content = (query + bias[0]).view(heads).transpose(2, 3) @ key.reshape(heads)
+    by_distance = positions.reshape(attention.heads, heads[2], -1)
+    distance = relative_shift((query + bias[1]).view(heads).transpose(2, 3) @ by_distance)
+    scores = (content + distance) / math.sqrt(heads[2])
+    valid = (torch.arange(frames) < lengths[:, None])[:, None, None, :]
+    weights = scores.masked_fill(~valid, float("-inf")).softmax(-1)
+    context = value.reshape(heads) @ weights.transpose(2, 3)
+    return context.reshape(query.shape), lengths
 
 
 def _valid(x: Tensor, lengths: Tensor) -> Tensor:

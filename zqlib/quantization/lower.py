@@ -5,12 +5,15 @@ acc * s_x * s_w[c], and an activation of scale s_y is reached by M = s_x * s_w[c
 the dyadic number m * 2^-e (see `zqlib.integer.arithmetic`).
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from zqlib.integer.arithmetic import dyadic
+from zqlib.integer.nonlinear import LayerNormConstants, exponent_multiplier
+from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
 from zqlib.integer.program import (
     ACCUMULATOR,
     Argmax,
@@ -21,11 +24,27 @@ from zqlib.integer.program import (
     TensorType,
     Term,
 )
+from zqlib.models.conformer import relative_positions
 from zqlib.quantization.calibrate import activation_levels
-from zqlib.quantization.graph import Activation, FloatConv, FloatGraph
+from zqlib.quantization.graph import FloatGraph
+from zqlib.quantization.nodes import (
+    Accumulating,
+    Activation,
+    FloatAttention,
+    FloatConv,
+    FloatConv2d,
+    FloatFunction,
+    FloatLayerNorm,
+    FloatOperator,
+    FloatPositions,
+    FloatProduct,
+)
 from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["lower", "quantize_weight"]
+
+_MOST_FRAMES = 2500  # a table of 100 s at 40 ms a frame
+_SCORE_STEP = 2.0**-12  # of the scores before a softmax: 0.02 % of a weight
 
 
 def quantize_weight(
@@ -73,35 +92,49 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
     types = {graph.input: TensorType(graph.channels, torch.int8, input_low, input_high)}
     accumulator_scales: dict[str, Tensor] = {}
     operators: list[Operator] = []
+    lowered: Operator
     for operator in graph.operators:
-        if isinstance(operator, FloatConv):
-            input_scale = scales[operator.input]
-            weight, bias, scale = quantize_weight(
-                operator.weight, operator.bias, input_scale, scheme.weight_bits
-            )
-            accumulator_scales[operator.output] = input_scale * scale
-            types[operator.output] = ACCUMULATOR(weight.shape[0])
-            operators.append(
-                Conv1d(
-                    operator.name,
-                    operator.input,
-                    operator.output,
-                    weight,
-                    bias,
-                    scheme.weight_bits,
-                    operator.stride,
-                    operator.padding,
-                    operator.dilation,
-                    operator.groups,
-                )  # fmt: skip
-            )
-        else:
-            types[operator.output] = _activation_type(operator, types, levels)
-            target = scales[operator.output]
-            terms = tuple(
-                Term(name, *dyadic(accumulator_scales[name] / target)) for name in operator.inputs
-            )
-            operators.append(Requantize(operator.name, terms, operator.output))
+        if not isinstance(operator, Accumulating):
+            types[operator.output] = _quantized_type(operator, types, levels[operator.output])
+        match operator:
+            case FloatConv() | FloatConv2d():
+                lowered, scale = _lower_conv(operator, scales[operator.input], types, scheme)
+                accumulator_scales[operator.output] = scale
+            case Activation():
+                target = scales[operator.output]
+                terms = []
+                for name in operator.inputs:
+                    source = accumulator_scales.get(name)
+                    if source is None:  # a summand that is quantized already
+                        source = torch.full((types[name].channels,), scales[name]).double()
+                    terms.append(Term(name, *dyadic(source / target)))
+                lowered = Requantize(operator.name, tuple(terms), operator.output)
+            case FloatLayerNorm():
+                pair = scales[operator.input], scales[operator.output]
+                constants = LayerNormConstants.of(
+                    operator.gamma, operator.beta, operator.eps, *pair
+                )
+                lowered = LayerNorm(operator.name, operator.input, operator.output, constants)
+            case FloatFunction():
+                lowered = _lower_function(operator, scales, levels[operator.output][1])
+            case FloatProduct():
+                step = scales[operator.reads[0]] * scales[operator.reads[1]]
+                channels = types[operator.reads[0]].channels
+                accumulator_scales[operator.output] = torch.full((channels,), step).double()
+                lowered = Product(operator.name, operator.reads, operator.output)
+            case FloatPositions():
+                table = relative_positions(_MOST_FRAMES, operator.channels)[:_MOST_FRAMES].flip(0)
+                quantized = torch.round(table / scales[operator.output]).to(torch.int8)
+                lowered = Positions(operator.name, operator.input, operator.output, quantized)
+            case FloatAttention():
+                lowered = _lower_attention(operator, scales)
+                channels = types[operator.reads[2]].channels
+                step = scales[operator.reads[2]] / 255
+                accumulator_scales[operator.output] = torch.full((channels,), step).double()
+        if operator.output in accumulator_scales:
+            channels = accumulator_scales[operator.output].shape[0]
+            types[operator.output] = ACCUMULATOR(channels)
+        operators.append(lowered)
     # Classes differ in scale: bring them to the coarsest before they are compared.
     scale = accumulator_scales[graph.logits]
     types["logits.common"] = types[graph.logits]
@@ -112,11 +145,76 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
     return Program(types, tuple(operators), graph.input, "logits.common", "tokens")
 
 
-def _activation_type(
-    activation: Activation,
-    types: Mapping[str, TensorType],
-    levels: Mapping[str, tuple[int, int]],
+def _quantized_type(
+    operator: FloatOperator, types: Mapping[str, TensorType], levels: tuple[int, int]
 ) -> TensorType:
-    low, high = levels[activation.output]
-    dtype = torch.uint8 if high > 127 else torch.int8
-    return TensorType(types[activation.inputs[0]].channels, dtype, low, high)
+    low, high = levels
+    dtype = torch.int32 if high > 255 else torch.uint8 if high > 127 else torch.int8
+    channels = types[operator.reads[0]].channels
+    if isinstance(operator, FloatPositions):
+        channels = operator.channels
+    return TensorType(channels, dtype, low, high)
+
+
+def _lower_conv(
+    conv: FloatConv | FloatConv2d,
+    input_scale: float,
+    types: Mapping[str, TensorType],
+    scheme: QuantScheme,
+) -> tuple[Conv1d | Conv2d, Tensor]:
+    """The integer convolution, and the scale of its accumulator for every channel."""
+    bits = scheme.weight_bits
+    flat = conv.weight.flatten(2)
+    quantized, bias, scale = quantize_weight(flat, conv.bias, input_scale, bits)
+    weight = quantized.view_as(conv.weight)
+    if isinstance(conv, FloatConv):
+        lowered = Conv1d(
+            conv.name, conv.input, conv.output, weight, bias, bits,
+            conv.stride, conv.padding, conv.dilation, conv.groups,
+        )  # fmt: skip
+        return lowered, input_scale * scale
+    assert bias is not None
+    bands = types[conv.input].channels // conv.weight.shape[1]
+    planar = Conv2d(
+        conv.name, conv.input, conv.output, weight, bias, bits, conv.stride, conv.padding, bands
+    )
+    return planar, (input_scale * scale).repeat_interleave(planar.reduced(bands))
+
+
+def _lower_function(
+    function: FloatFunction, scales: Mapping[str, float], high: int
+) -> Sigmoid | Swish:
+    source, target = scales[function.input], scales[function.output]
+    exponent = exponent_multiplier(source)
+    ends = (function.name, function.input, function.output)
+    if function.function == "sigmoid":
+        return Sigmoid(*ends, exponent, high)
+    return Swish(*ends, exponent, _one(source / 2**15 / target))
+
+
+def _lower_attention(attention: FloatAttention, scales: Mapping[str, float]) -> Attention:
+    query, key, _, position = (scales[name] for name in attention.reads)
+    size = attention.content_bias.shape[0] // attention.heads
+
+    def steps(scale: float) -> tuple[Tensor, Tensor]:
+        return _one(scale / math.sqrt(size) / _SCORE_STEP)
+
+    def biased(bias: Tensor) -> Tensor:
+        return torch.round(bias.double() / query).to(torch.int32)
+
+    return Attention(
+        attention.name,
+        attention.reads,
+        attention.output,
+        attention.heads,
+        biased(attention.content_bias),
+        biased(attention.distance_bias),
+        steps(query * key),
+        steps(query * position),
+        exponent_multiplier(_SCORE_STEP),
+    )
+
+
+def _one(multiplier: float) -> tuple[Tensor, Tensor]:
+    """The dyadic number of one multiplier for all channels."""
+    return dyadic(torch.tensor([multiplier], dtype=torch.float64))

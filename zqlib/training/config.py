@@ -6,9 +6,12 @@ from typing import Any
 
 from zqlib.audio import MelConfig
 from zqlib.errors import InputError
+from zqlib.models.conformer import ConformerConfig
 from zqlib.models.jasper import BlockConfig
 
-__all__ = ["LABELS", "TrainingConfig", "nemo_config"]
+__all__ = ["LABELS", "Encoder", "TrainingConfig", "nemo_config"]
+
+Encoder = tuple[BlockConfig, ...] | ConformerConfig
 
 LABELS = (" ", *"abcdefghijklmnopqrstuvwxyz", "'")
 
@@ -31,7 +34,8 @@ class TrainingConfig:
     """A training run; with the data, it decides every weight.
 
     Attributes:
-        blocks: the encoder.
+        blocks: the encoder, a QuartzNet or Jasper.
+        conformer: a Conformer in its place.
         seed: of the corpus, the initial weights, the order, the distortions and the dropout.
         steps: optimiser steps.
         batch_size: utterances a step.
@@ -50,6 +54,7 @@ class TrainingConfig:
     """
 
     blocks: tuple[BlockConfig, ...] = _MINI_QUARTZNET
+    conformer: ConformerConfig | None = None
     seed: int = 0
     steps: int = 5200
     batch_size: int = 32
@@ -78,6 +83,9 @@ class TrainingConfig:
                 raise InputError(f"{name} must be positive, not {getattr(self, name)}.")
         if not self.blocks:
             raise InputError("A network needs at least one block.")
+        sizes = (MelConfig().n_mels, len(LABELS))
+        if self.conformer and (self.conformer.n_mels, self.conformer.n_classes) != sizes:
+            raise InputError("A Conformer to train has {} mels and {} classes.".format(*sizes))
         if not 0 <= self.mini_held_out < self.mini_utterances:
             raise InputError("mini_held_out must be 0 or more, and below mini_utterances.")
         if self.an4_held_out_every < 2:
@@ -91,6 +99,11 @@ class TrainingConfig:
         """A JSON object that `from_json` reads back."""
         return {**asdict(self), "blocks": [asdict(block) for block in self.blocks]}
 
+    @property
+    def encoder(self) -> Encoder:
+        """What is trained."""
+        return self.conformer or self.blocks
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TrainingConfig":
         """Read a JSON object; what it leaves out takes its default.
@@ -102,6 +115,8 @@ class TrainingConfig:
             raise InputError(f"The training config has an unknown key {unknown[0]!r}; remove it.")
         values = dict(value)
         try:
+            if values.get("conformer") is not None:
+                values["conformer"] = ConformerConfig(**values["conformer"])
             if "blocks" in values:
                 values["blocks"] = tuple(BlockConfig(**block) for block in values["blocks"])
             return cls(**values)
@@ -109,21 +124,12 @@ class TrainingConfig:
             raise InputError(f"The training config is malformed ({error}).") from error
 
 
-def nemo_config(blocks: tuple[BlockConfig, ...], mel: MelConfig) -> dict[str, Any]:
+def nemo_config(encoder: Encoder, mel: MelConfig) -> dict[str, Any]:
     """The `model_config.yaml` of an `EncDecCTCModel` that NeMo restores."""
-    jasper = [
-        {
-            "filters": block.filters,
-            "repeat": block.repeat,
-            "kernel": [block.kernel],
-            "stride": [block.stride],
-            "dilation": [block.dilation],
-            "dropout": block.dropout,
-            "residual": block.residual,
-            "separable": block.separable,
-        }
-        for block in blocks
-    ]
+    if isinstance(encoder, ConformerConfig):
+        section, channels = _conformer_section(encoder), encoder.d_model
+    else:
+        section, channels = _jasper_section(encoder, mel), encoder[-1].filters
     return {
         "target": "nemo.collections.asr.models.ctc_models.EncDecCTCModel",
         "sample_rate": mel.sample_rate,
@@ -141,17 +147,57 @@ def nemo_config(blocks: tuple[BlockConfig, ...], mel: MelConfig) -> dict[str, An
             "dither": 1e-5,
             "pad_to": mel.pad_to,
         },
-        "encoder": {
-            "_target_": "nemo.collections.asr.modules.ConvASREncoder",
-            "feat_in": mel.n_mels,
-            "activation": "relu",
-            "conv_mask": True,
-            "jasper": jasper,
-        },
+        "encoder": section,
         "decoder": {
             "_target_": "nemo.collections.asr.modules.ConvASRDecoder",
-            "feat_in": blocks[-1].filters,
+            "feat_in": channels,
             "num_classes": len(LABELS),
             "vocabulary": list(LABELS),
         },
+    }
+
+
+def _jasper_section(blocks: tuple[BlockConfig, ...], mel: MelConfig) -> dict[str, Any]:
+    jasper = [
+        {
+            "filters": block.filters,
+            "repeat": block.repeat,
+            "kernel": [block.kernel],
+            "stride": [block.stride],
+            "dilation": [block.dilation],
+            "dropout": block.dropout,
+            "residual": block.residual,
+            "residual_dense": block.residual_dense,
+            "separable": block.separable,
+        }
+        for block in blocks
+    ]
+    return {
+        "_target_": "nemo.collections.asr.modules.ConvASREncoder",
+        "feat_in": mel.n_mels,
+        "activation": "relu",
+        "conv_mask": True,
+        "jasper": jasper,
+    }
+
+
+def _conformer_section(conformer: ConformerConfig) -> dict[str, Any]:
+    return {
+        "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+        "feat_in": conformer.n_mels,
+        "feat_out": -1,
+        "n_layers": conformer.n_layers,
+        "d_model": conformer.d_model,
+        "subsampling": "striding",
+        "subsampling_factor": 4,
+        "subsampling_conv_channels": conformer.subsampling_channels,
+        "ff_expansion_factor": conformer.ff_expansion,
+        "self_attention_model": "rel_pos",
+        "n_heads": conformer.n_heads,
+        "att_context_size": [-1, -1],
+        "xscaling": conformer.xscaling,
+        "untie_biases": True,
+        "conv_kernel_size": conformer.conv_kernel,
+        "conv_norm_type": "batch_norm",
+        "dropout": conformer.dropout,
     }

@@ -29,6 +29,8 @@ from zqlib.corpora.mini import SPLIT_SIZES, build_mini_corpus
 from zqlib.errors import InputError
 from zqlib.evaluation import greedy_ctc
 from zqlib.files import atomic_output, read_json, sha256_file, write_json
+from zqlib.models import Network
+from zqlib.models.conformer import ConformerCTC
 from zqlib.models.jasper import JasperConfig, JasperCTC
 from zqlib.models.nemo import load_state, read_nemo, write_nemo
 from zqlib.training.config import LABELS, TrainingConfig, nemo_config
@@ -77,10 +79,8 @@ def train(
     mel = MelConfig()
     trained = _TrainingData.load(config, manifests, an4_train, MelFrontEnd(mel), work_dir)
 
-    blocks = config.blocks
     torch.manual_seed(config.seed)
-    network = JasperCTC(JasperConfig(mel.n_mels, blocks, len(LABELS)))
-    _initialise(network)
+    network = _network(config)
     earlier = None
     if initial is not None:
         load_state(network, read_nemo(initial).state, str(initial))
@@ -104,7 +104,7 @@ def train(
     progress.close()
 
     network.load_state_dict(run.best_state)
-    write_nemo(output, nemo_config(blocks, mel), {**_nemo_constants(mel), **run.best_state})
+    write_nemo(output, nemo_config(config.encoder, mel), {**_nemo_constants(mel), **run.best_state})
     tests = {"mini-clean": manifests["mini-clean"], "mini-other": manifests["mini-other"]}
     if an4_test is not None:
         tests["an4-test"] = an4_test
@@ -188,7 +188,7 @@ class _Run:
     """The state of a training run: what a checkpoint holds."""
 
     def __init__(
-        self, config: TrainingConfig, network: JasperCTC, checkpoint: Path, digests: dict[str, str]
+        self, config: TrainingConfig, network: Network, checkpoint: Path, digests: dict[str, str]
     ) -> None:
         self.config, self.network, self.checkpoint, self.digests = (
             config,
@@ -291,7 +291,7 @@ class _Run:
             setattr(self, name, state[name])
 
 
-def evaluate_wer(network: JasperCTC, examples: Sequence[Example]) -> float:
+def evaluate_wer(network: Network, examples: Sequence[Example]) -> float:
     """WER in percent of greedy decoding, one utterance at a time, on undistorted features."""
     network.eval()
     hypotheses = []
@@ -303,7 +303,7 @@ def evaluate_wer(network: JasperCTC, examples: Sequence[Example]) -> float:
     return round(100 * jiwer.wer([example.text for example in examples], hypotheses), 3)
 
 
-def _test_score(network: JasperCTC, manifest: Path, mel: MelConfig) -> dict[str, Any]:
+def _test_score(network: Network, manifest: Path, mel: MelConfig) -> dict[str, Any]:
     front_end, utterances = MelFrontEnd(mel), read_manifest(manifest)
     examples = [
         Example((front_end(load_audio(u.audio_path)),), torch.empty(0), u.text) for u in utterances
@@ -328,11 +328,15 @@ def _schedule(progress: float, warmup_share: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share)))
 
 
-def _initialise(network: JasperCTC) -> None:
-    """Glorot's uniform initialisation, as NeMo does for this family."""
+def _network(config: TrainingConfig) -> Network:
+    """With the initial weights that NeMo gives each family."""
+    if config.conformer:
+        return ConformerCTC(config.conformer)
+    network = JasperCTC(JasperConfig(MelConfig().n_mels, config.blocks, len(LABELS)))
     for module in network.modules():
         if isinstance(module, torch.nn.Conv1d):
             torch.nn.init.xavier_uniform_(module.weight)
+    return network
 
 
 def _nemo_constants(mel: MelConfig) -> dict[str, Tensor]:

@@ -1,0 +1,161 @@
+"""Operators of an integer program beside the convolution, the requantization and the argmax.
+
+All of them hold integers only. What they compute is in `zqlib.integer.nonlinear` and
+`zqlib.integer.attention`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zqlib.integer.nonlinear import LayerNormConstants
+
+__all__ = ["Attention", "Conv2d", "LayerNorm", "Positions", "Product", "Sigmoid", "Swish"]
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2d:
+    """A dense convolution over frames and bands, stride and padding the same along both.
+
+    The channels of its tensors are planes times bands, the bands of a plane side by side.
+
+    Attributes:
+        weight: (out planes, in planes, frames, bands) int8, within the range of `weight_bits`.
+        bias: (out planes,) int32.
+        bands: of the input.
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: Tensor
+    bias: Tensor
+    weight_bits: int
+    stride: int
+    padding: int
+    bands: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Valid frames after the convolution, (batch,) int64."""
+        numerator = lengths + 2 * self.padding - self.weight.shape[2]
+        return torch.div(numerator, self.stride, rounding_mode="floor") + 1
+
+    def reduced(self, size: int) -> int:
+        """Frames or bands after the convolution, of so many before."""
+        return (size + 2 * self.padding - self.weight.shape[2]) // self.stride + 1
+
+
+@dataclass(frozen=True, eq=False)
+class LayerNorm:
+    """LayerNorm over the channels of every frame."""
+
+    name: str
+    input: str
+    output: str
+    constants: LayerNormConstants
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class Sigmoid:
+    """The logistic function of each element; `high` stands for one.
+
+    Attributes:
+        exponent: the dyadic number (m, e), each (1,), from the input to exponents of two.
+        high: largest level of the output.
+    """
+
+    name: str
+    input: str
+    output: str
+    exponent: tuple[Tensor, Tensor]
+    high: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class Swish:
+    """Each element times its logistic function.
+
+    Attributes:
+        exponent: as in `Sigmoid`.
+        gain: the dyadic number (m, e), each (1,), from the product in steps of 2^-15 of the input's
+            to steps of the output.
+    """
+
+    name: str
+    input: str
+    output: str
+    exponent: tuple[Tensor, Tensor]
+    gain: tuple[Tensor, Tensor]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class Product:
+    """The accumulator a * b, element by element."""
+
+    name: str
+    reads: tuple[str, str]
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Rows for the distances n - 1 ... 1 - n between the n frames of `input`, for one utterance.
+
+    Attributes:
+        table: (most frames, channels) int8: the rows of the distances 0, 1, 2 ... A sine changes
+            its sign with that of the distance (even channels), a cosine does not (odd ones).
+    """
+
+    name: str
+    input: str
+    output: str
+    table: Tensor
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """The accumulator of softmax((q + u) k + shift((q + v) p)) v, with weights in steps of 1/255.
+
+    Attributes:
+        reads: names of the query, the key, the value (int8) and the positions (int8).
+        heads: they share the channels evenly.
+        content_bias, distance_bias: (channels,) int32, u and v in steps of the query.
+        content, distance: dyadic numbers (m, e), each (1,), from the two products to scores.
+        exponent: the dyadic number from scores to exponents of two, see `nonlinear.softmax`.
+    """
+
+    name: str
+    reads: tuple[str, str, str, str]
+    output: str
+    heads: int
+    content_bias: Tensor
+    distance_bias: Tensor
+    content: tuple[Tensor, Tensor]
+    distance: tuple[Tensor, Tensor]
+    exponent: tuple[Tensor, Tensor]

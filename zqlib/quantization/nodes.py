@@ -1,0 +1,206 @@
+"""Operators of a float graph. Each becomes one operator of the integer program."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = [
+    "Accumulating",
+    "Activation",
+    "FloatAttention",
+    "FloatConv",
+    "FloatConv2d",
+    "FloatFunction",
+    "FloatLayerNorm",
+    "FloatOperator",
+    "FloatPositions",
+    "FloatProduct",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class FloatConv:
+    """A convolution with its BatchNorm folded into `weight` and `bias`.
+
+    Attributes:
+        weight: (out, in / groups, taps) float32.
+        bias: (out,) float32, or None.
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: Tensor
+    bias: Tensor | None
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The sum of its inputs, clipped at zero if `relu`: a tensor that gets quantized.
+
+    Attributes:
+        bits: of a tensor that the scheme's cannot hold: the residual stream of a Conformer, or
+            what goes into a Swish or a sigmoid. None for the scheme's.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    relu: bool
+    bits: int | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return self.inputs
+
+    @property
+    def output(self) -> str:
+        """The tensor is named as the activation."""
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class FloatConv2d:
+    """A convolution over frames and bands, as many of both strided and padded.
+
+    A tensor's channels are then its planes times its bands, the bands of a plane side by side.
+
+    Attributes:
+        weight: (out planes, in planes, taps, taps) float32.
+        bias: (out planes,) float32.
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: Tensor
+    bias: Tensor
+    stride: int
+    padding: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+
+@dataclass(frozen=True, eq=False)
+class FloatLayerNorm:
+    """LayerNorm over the channels of each frame: a tensor that gets quantized.
+
+    Attributes:
+        gamma, beta: (channels,) float32.
+        bits: as in `Activation`.
+    """
+
+    name: str
+    input: str
+    gamma: Tensor
+    beta: Tensor
+    eps: float
+    bits: int | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+    @property
+    def output(self) -> str:
+        """The tensor is named as the layer."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class FloatFunction:
+    """A function of each element of a quantized tensor: a tensor that gets quantized."""
+
+    name: str
+    input: str
+    function: Literal["swish", "sigmoid"]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+    @property
+    def output(self) -> str:
+        """The tensor is named as the function."""
+        return self.name
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The function, of any tensor of floats."""
+        return torch.sigmoid(x) if self.function == "sigmoid" else functional.silu(x)
+
+
+@dataclass(frozen=True)
+class FloatProduct:
+    """The product of two tensors, element by element."""
+
+    name: str
+    reads: tuple[str, str]
+    output: str
+
+
+@dataclass(frozen=True)
+class FloatPositions:
+    """The sinusoids of all distances between the frames of `input`, for attention to read."""
+
+    name: str
+    input: str
+    channels: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+    @property
+    def output(self) -> str:
+        """The tensor is named as the operator."""
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class FloatAttention:
+    """Softmax attention with relative positions: see `zqlib.models.conformer.Attention`.
+
+    Attributes:
+        reads: names of the query, the key, the value and the positions.
+        content_bias, distance_bias: (channels,) float32, added to the query.
+    """
+
+    name: str
+    reads: tuple[str, str, str, str]
+    output: str
+    heads: int
+    content_bias: Tensor
+    distance_bias: Tensor
+
+
+FloatOperator = (
+    FloatConv
+    | FloatConv2d
+    | Activation
+    | FloatLayerNorm
+    | FloatFunction
+    | FloatProduct
+    | FloatPositions
+    | FloatAttention
+)
+
+Accumulating = FloatConv | FloatConv2d | FloatProduct | FloatAttention
+"""These leave an accumulator, for an `Activation` to quantize."""
