@@ -2,8 +2,8 @@
 
 Three operators carry a convolutional CTC model. A convolution leaves its int32 accumulator; a
 requantization brings one accumulator, or the sum of several (a residual), to the scale of its
-output; argmax reads the token ids off the logits. A backend is free to fuse them, not to change a
-bit of the result.
+output; argmax reads the token ids off the logits. Those of `zqlib.integer.operators` are what a
+Conformer needs besides. A backend is free to fuse them, not to change a bit of the result.
 
 Every tensor is (batch, channels, frames). Each has a number of valid frames per utterance, and a
 convolution reads positions beyond it as 0, so that padding never changes an integer.

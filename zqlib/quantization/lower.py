@@ -106,7 +106,7 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
                 for name in operator.inputs:
                     source = accumulator_scales.get(name)
                     if source is None:  # a summand that is quantized already
-                        source = torch.full((types[name].channels,), scales[name]).double()
+                        source = _uniform(types[name].channels, scales[name])
                     terms.append(Term(name, *dyadic(source / target)))
                 lowered = Requantize(operator.name, tuple(terms), operator.output)
             case FloatLayerNorm():
@@ -120,7 +120,7 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
             case FloatProduct():
                 step = scales[operator.reads[0]] * scales[operator.reads[1]]
                 channels = types[operator.reads[0]].channels
-                accumulator_scales[operator.output] = torch.full((channels,), step).double()
+                accumulator_scales[operator.output] = _uniform(channels, step)
                 lowered = Product(operator.name, operator.reads, operator.output)
             case FloatPositions():
                 table = relative_positions(_MOST_FRAMES, operator.channels)[:_MOST_FRAMES].flip(0)
@@ -130,7 +130,7 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
                 lowered = _lower_attention(operator, scales)
                 channels = types[operator.reads[2]].channels
                 step = scales[operator.reads[2]] / 255
-                accumulator_scales[operator.output] = torch.full((channels,), step).double()
+                accumulator_scales[operator.output] = _uniform(channels, step)
         if operator.output in accumulator_scales:
             channels = accumulator_scales[operator.output].shape[0]
             types[operator.output] = ACCUMULATOR(channels)
@@ -218,3 +218,8 @@ def _lower_attention(attention: FloatAttention, scales: Mapping[str, float]) -> 
 def _one(multiplier: float) -> tuple[Tensor, Tensor]:
     """The dyadic number of one multiplier for all channels."""
     return dyadic(torch.tensor([multiplier], dtype=torch.float64))
+
+
+def _uniform(channels: int, scale: float) -> Tensor:
+    """One scale for all channels, float64."""
+    return torch.full((channels,), scale, dtype=torch.float64)
