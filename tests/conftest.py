@@ -19,22 +19,24 @@ def assets() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(scope="session")
-def quartznet_nemo(assets: Path) -> Path:
-    """The real QuartzNet-15x5 checkpoint."""
-    path = assets / "models" / "quartznet15x5_en.nemo"
+def real_model(assets: Path, name: str) -> Path:
+    """A checkpoint among the assets; without it, the test is skipped."""
+    path = assets / "models" / name
     if not path.is_file():
         pytest.skip(f"{path} is absent")
     return path
+
+
+@pytest.fixture(scope="session")
+def quartznet_nemo(assets: Path) -> Path:
+    """The real QuartzNet-15x5 checkpoint."""
+    return real_model(assets, "quartznet15x5_en.nemo")
 
 
 @pytest.fixture(scope="session")
 def conformer_nemo(assets: Path) -> Path:
     """The real Conformer-CTC-small checkpoint."""
-    path = assets / "models" / "conformer_ctc_small_en.nemo"
-    if not path.is_file():
-        pytest.skip(f"{path} is absent")
-    return path
+    return real_model(assets, "conformer_ctc_small_en.nemo")
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from parity import assert_equals_nemo_on_real_speech
 
-from zqlib.audio import load_audio, pad_features
-from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
 from zqlib.models import load_model
 from zqlib.models.conformer import (
@@ -84,31 +83,7 @@ def test_equals_nemo(options: dict[str, Any]) -> None:
 
 
 def test_real_checkpoint_equals_nemo_on_real_speech(conformer_nemo: Path, assets: Path) -> None:
-    from nemo.collections.asr.models import ASRModel
-
-    model = load_model(conformer_nemo)
-    reference = ASRModel.restore_from(str(conformer_nemo), map_location="cpu").eval()
-    manifest = read_manifest(assets / "speech" / "librispeech" / "test-clean.jsonl")
-    utterances = sorted(manifest, key=lambda u: u.duration_s)[:4]
-    waveforms = [load_audio(u.audio_path) for u in utterances]
-    with torch.no_grad():
-        for waveform in waveforms:  # waveform to log-probabilities, one utterance at a time
-            features, lengths = pad_features([model.front_end(waveform)])
-            actual, actual_lengths = model.network(features, lengths)
-            expected, expected_lengths, _ = reference(
-                input_signal=waveform[None], input_signal_length=torch.tensor([len(waveform)])
-            )
-            assert torch.equal(actual_lengths, expected_lengths)
-            valid = int(actual_lengths)
-            assert (actual[0, :valid] - expected[0, :valid]).abs().max() < 1e-4
-        # A padded batch, from the same features: NeMo's own features change with the batch.
-        features, lengths = pad_features([model.front_end(w) for w in waveforms])
-        actual, actual_lengths = model.network(features, lengths)
-        encoded, expected_lengths = reference.encoder(audio_signal=features, length=lengths)
-        expected = reference.decoder(encoder_output=encoded)
-    assert torch.equal(actual_lengths, expected_lengths)
-    for ours, theirs, valid in zip(actual, expected, actual_lengths, strict=True):
-        assert (ours[:valid] - theirs[:valid]).abs().max() < 1e-4
+    assert_equals_nemo_on_real_speech(conformer_nemo, assets)
 
 
 @pytest.mark.parametrize(

@@ -82,9 +82,8 @@ def conv2d(conv: Conv2d, x: Tensor) -> Tensor:
     out, planes, taps, _ = conv.weight.shape
     edge = conv.padding
     x = x.reshape(batch, frames, planes, conv.bands).permute(0, 1, 3, 2)
-    x = torch.constant_pad_nd(
-        x, (0, 0, edge, edge, edge, edge), 0
-    )  # (batch, frames, bands, planes)
+    # (batch, frames, bands, planes)
+    x = torch.constant_pad_nd(x, (0, 0, edge, edge, edge, edge), 0)
     size = (conv.reduced(frames), conv.reduced(conv.bands))
     last = [(n - 1) * conv.stride + 1 for n in size]
     accumulator = conv.bias.repeat(batch, *size, 1)

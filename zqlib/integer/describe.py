@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zqlib.integer.nonlinear import LayerNormConstants
 from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
-from zqlib.integer.packing import pack_bits, unpack_bits
+from zqlib.integer.packing import pack_bits, unpack_weight
 
 __all__ = ["describe", "rebuild"]
 
@@ -75,11 +75,7 @@ def rebuild(kind: str, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> 
         InputError: packed weights have the wrong size.
     """
     if kind == "conv2d":
-        out, planes, frames, bands = entry.pop("shape")
-        shape, bits = (int(out), int(planes), int(frames), int(bands)), entry["weight_bits"]
-        if type(bits) is not int or not 2 <= bits <= 8 or min(shape) < 1:
-            raise ValueError(f"{entry['name']} has impossible weights")
-        weight = unpack_bits(tensors["weight"], bits, shape)
+        weight = unpack_weight(entry, tensors["weight"], axes=4)
         return Conv2d(weight=weight, bias=tensors["bias"], **entry)
 
     def number(key: str) -> tuple[Tensor, Tensor]:

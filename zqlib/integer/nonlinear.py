@@ -1,8 +1,8 @@
 """Integer softmax, LayerNorm and element-wise functions: what a Conformer needs beside products.
 
 Nothing here computes in floating point but `exponent_multiplier` and `LayerNormConstants.of`, which
-run when a program is built. Worst errors are in steps of the output
-and are derived in the book's chapter on integer arithmetic; the tests hold them.
+run when a program is built. Worst errors are in steps of the output and are derived in the book's
+chapter on integer arithmetic; the tests hold them.
 """
 
 import math

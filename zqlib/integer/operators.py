@@ -1,17 +1,103 @@
-"""Operators of an integer program beside the convolution, the requantization and the argmax.
+"""Operators of an integer program. All of them hold integers only.
 
-All of them hold integers only. What they compute is in `zqlib.integer.nonlinear` and
+What they compute is in `zqlib.integer.reference`, `zqlib.integer.nonlinear` and
 `zqlib.integer.attention`.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from zqlib.integer.nonlinear import LayerNormConstants
 
-__all__ = ["Attention", "Conv2d", "LayerNorm", "Positions", "Product", "Sigmoid", "Swish"]
+__all__ = [
+    "Argmax",
+    "Attention",
+    "Conv1d",
+    "Conv2d",
+    "LayerNorm",
+    "Operator",
+    "Positions",
+    "Product",
+    "Requantize",
+    "Sigmoid",
+    "Swish",
+    "Term",
+]
+
+_Size = TypeVar("_Size", int, Tensor)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv1d:
+    """acc[o, t] = bias[o] + sum over i, k of weight[o, i, k] * x[i, stride * t + dilation * k - p].
+
+    Attributes:
+        weight: (out, in / groups, taps) int8, within the symmetric range of `weight_bits`.
+        bias: (out,) int32, or None for zeros.
+        groups: 1 (dense) or the number of channels (depthwise).
+    """
+
+    name: str
+    input: str
+    output: str
+    weight: Tensor
+    bias: Tensor | None
+    weight_bits: int
+    stride: int
+    padding: int
+    dilation: int
+    groups: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Valid frames after the convolution, (batch,) int64."""
+        span = self.dilation * (self.weight.shape[2] - 1)
+        numerator = lengths + 2 * self.padding - span - 1
+        return torch.div(numerator, self.stride, rounding_mode="floor") + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One summand of a requantization: `input` times m * 2^-e per channel."""
+
+    input: str
+    m: Tensor
+    e: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Requantize:
+    """y = clamp(sum over terms of round(x * m * 2^-e)); a ReLU is an output type with low 0."""
+
+    name: str
+    terms: tuple[Term, ...]
+    output: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return tuple(term.input for term in self.terms)
+
+
+@dataclass(frozen=True)
+class Argmax:
+    """The channel of the largest value per frame, the first one of equals: (batch, 1, frames)."""
+
+    name: str
+    input: str
+    output: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +129,9 @@ class Conv2d:
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames after the convolution, (batch,) int64."""
-        numerator = lengths + 2 * self.padding - self.weight.shape[2]
-        return torch.div(numerator, self.stride, rounding_mode="floor") + 1
+        return self.reduced(lengths)
 
-    def reduced(self, size: int) -> int:
+    def reduced(self, size: _Size) -> _Size:
         """Frames or bands after the convolution, of so many before."""
         return (size + 2 * self.padding - self.weight.shape[2]) // self.stride + 1
 
@@ -159,3 +244,17 @@ class Attention:
     content: tuple[Tensor, Tensor]
     distance: tuple[Tensor, Tensor]
     exponent: tuple[Tensor, Tensor]
+
+
+Operator = (
+    Conv1d
+    | Conv2d
+    | Requantize
+    | LayerNorm
+    | Sigmoid
+    | Swish
+    | Product
+    | Positions
+    | Attention
+    | Argmax
+)

@@ -1,6 +1,7 @@
 """Weights of fewer than 8 bits, one after the other without gaps."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from zqlib.errors import InputError
 
-__all__ = ["pack_bits", "unpack_bits"]
+__all__ = ["pack_bits", "unpack_bits", "unpack_weight"]
 
 
 def pack_bits(values: Tensor, bits: int) -> Tensor:
@@ -31,3 +32,17 @@ def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     offset = np.packbits(planes.reshape(count, bits), axis=1, bitorder="little")[:, 0]
     values = torch.from_numpy(offset).to(torch.int16) - (1 << (bits - 1))
     return values.to(torch.int8).reshape(shape)
+
+
+def unpack_weight(entry: dict[str, Any], packed: Tensor, axes: int) -> Tensor:
+    """The weight that an operator's description names; its `shape` is taken out of it.
+
+    Raises:
+        KeyError, TypeError, ValueError: the description is not one of a weight of so many axes.
+        InputError: the number of bytes does not fit the shape.
+    """
+    shape, bits = tuple(map(int, entry.pop("shape"))), entry["weight_bits"]
+    possible = type(bits) is int and 2 <= bits <= 8 and len(shape) == axes and min(shape) >= 1
+    if not possible:
+        raise ValueError(f"{entry['name']} has impossible weights")
+    return unpack_bits(packed, bits, shape)

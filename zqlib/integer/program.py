@@ -16,12 +16,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from zqlib.errors import LoweringError
 from zqlib.integer.arithmetic import MAX_SHIFT
-from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
-from zqlib.integer.rules import check, require
+from zqlib.integer.operators import (
+    Argmax,
+    Attention,
+    Conv1d,
+    Conv2d,
+    Operator,
+    Positions,
+    Requantize,
+    Term,
+)
+from zqlib.integer.rules import MAX_SIZE, accumulator_bound, check, require, require_weights
 from zqlib.integer.tensor_type import ACCUMULATOR, TensorType
 
 __all__ = [
@@ -35,102 +43,6 @@ __all__ = [
     "Term",
     "accumulator_bound",
 ]
-
-_MAX_SIZE = 2**12
-"""Largest stride, padding and dilation: a file cannot ask for more memory than its input does."""
-
-
-@dataclass(frozen=True, eq=False)
-class Conv1d:
-    """acc[o, t] = bias[o] + sum over i, k of weight[o, i, k] * x[i, stride * t + dilation * k - p].
-
-    Attributes:
-        weight: (out, in / groups, taps) int8, within the symmetric range of `weight_bits`.
-        bias: (out,) int32, or None for zeros.
-        groups: 1 (dense) or the number of channels (depthwise).
-    """
-
-    name: str
-    input: str
-    output: str
-    weight: Tensor
-    bias: Tensor | None
-    weight_bits: int
-    stride: int
-    padding: int
-    dilation: int
-    groups: int
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
-    def output_lengths(self, lengths: Tensor) -> Tensor:
-        """Valid frames after the convolution, (batch,) int64."""
-        span = self.dilation * (self.weight.shape[2] - 1)
-        numerator = lengths + 2 * self.padding - span - 1
-        return torch.div(numerator, self.stride, rounding_mode="floor") + 1
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One summand of a requantization: `input` times m * 2^-e per channel."""
-
-    input: str
-    m: Tensor
-    e: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Requantize:
-    """y = clamp(sum over terms of round(x * m * 2^-e)); a ReLU is an output type with low 0."""
-
-    name: str
-    terms: tuple[Term, ...]
-    output: str
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return tuple(term.input for term in self.terms)
-
-
-@dataclass(frozen=True)
-class Argmax:
-    """The channel of the largest value per frame, the first one of equals: (batch, 1, frames)."""
-
-    name: str
-    input: str
-    output: str
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
-
-Operator = (
-    Conv1d
-    | Conv2d
-    | Requantize
-    | LayerNorm
-    | Sigmoid
-    | Swish
-    | Product
-    | Positions
-    | Attention
-    | Argmax
-)
-
-
-def accumulator_bound(conv: Conv1d, input_type: TensorType) -> Tensor:
-    """Largest |accumulator| that any input can produce, (out,) int64.
-
-    sum over taps of |w_q| * max|x_q| + |b_q|: also bounds every partial sum, in any order.
-    """
-    bound = conv.weight.long().abs().sum((1, 2)) * input_type.magnitude
-    return bound if conv.bias is None else bound + conv.bias.long().abs()
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,16 +110,8 @@ class Program:
     def _check_conv(self, conv: Conv1d) -> None:
         source, target = self.tensors[conv.input], self.tensors[conv.output]
         require(conv.weight.ndim == 3, conv.name, "weights are (out, in / groups, taps)")
-        bits_known = type(conv.weight_bits) is int and 2 <= conv.weight_bits <= 8
-        require(bits_known, conv.name, "weights have 2 to 8 bits")
+        require_weights(conv.weight, conv.weight_bits, conv.name)
         out, per_group, _ = conv.weight.shape
-        limit = 2 ** (conv.weight_bits - 1) - 1
-        require(conv.weight.dtype == torch.int8, conv.name, "weights are int8")
-        require(
-            bool((conv.weight.abs() <= limit).all()) and not bool((conv.weight == -128).any()),
-            conv.name,
-            f"weights are within [-{limit}, {limit}]",
-        )
         require(
             conv.bias is None or (conv.bias.dtype == torch.int32 and conv.bias.shape == (out,)),
             conv.name,
@@ -220,9 +124,9 @@ class Program:
         require(target == ACCUMULATOR(out), conv.name, "a convolution writes an accumulator")
         sizes = (conv.stride, conv.dilation, conv.padding + 1)
         require(
-            all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes),
+            all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes),
             conv.name,
-            f"stride, dilation and padding are below {_MAX_SIZE}",
+            f"stride, dilation and padding are below {MAX_SIZE}",
         )
         bound = int(accumulator_bound(conv, source).max())
         if bound >= 2**31:

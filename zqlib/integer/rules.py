@@ -8,12 +8,23 @@ from torch import Tensor
 from zqlib.errors import LoweringError
 from zqlib.integer.arithmetic import MAX_SHIFT
 from zqlib.integer.nonlinear import MAX_CHANNELS, MAX_EPS
-from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
+from zqlib.integer.operators import (
+    Attention,
+    Conv1d,
+    Conv2d,
+    LayerNorm,
+    Positions,
+    Product,
+    Sigmoid,
+    Swish,
+)
 from zqlib.integer.tensor_type import ACCUMULATOR, TensorType
 
-__all__ = ["check", "require"]
+__all__ = ["MAX_SIZE", "accumulator_bound", "check", "require", "require_weights"]
 
-_MAX_SIZE = 2**12
+MAX_SIZE = 2**12
+"""Largest stride, padding and dilation: a file cannot ask for more memory than its input does."""
+
 _MAX_FRAMES = 2**16  # in a table of positions; keeps the sum of attention weights within int32
 
 
@@ -25,6 +36,28 @@ def require(condition: bool, name: str, rule: str) -> None:
     """
     if not condition:
         raise LoweringError(f"Layer {name} breaks a rule of integer programs: {rule}.")
+
+
+def require_weights(weight: Tensor, bits: int, name: str) -> None:
+    """Refuse weights that are not int8 of so many bits.
+
+    Raises:
+        LoweringError: they are not.
+    """
+    require(type(bits) is int and 2 <= bits <= 8, name, "weights have 2 to 8 bits")
+    require(weight.dtype == torch.int8, name, "weights are int8")
+    limit = 2 ** (bits - 1) - 1
+    within = bool((weight.short().abs() <= limit).all())
+    require(within, name, f"weights are within [-{limit}, {limit}]")
+
+
+def accumulator_bound(conv: Conv1d | Conv2d, input_type: TensorType) -> Tensor:
+    """Largest |accumulator| that any input can produce, (out,) int64.
+
+    sum over taps of |w_q| * max|x_q| + |b_q|: also bounds every partial sum, in any order.
+    """
+    bound = conv.weight.long().abs().flatten(1).sum(1) * input_type.magnitude
+    return bound if conv.bias is None else bound + conv.bias.long().abs()
 
 
 def check(operator: object, tensors: Mapping[str, TensorType]) -> None:
@@ -61,20 +94,16 @@ def check(operator: object, tensors: Mapping[str, TensorType]) -> None:
 
 def _check_conv2d(conv: Conv2d, tensors: Mapping[str, TensorType]) -> None:
     source, name = tensors[conv.input], conv.name
-    bits_known = type(conv.weight_bits) is int and 2 <= conv.weight_bits <= 8
-    require(bits_known, name, "weights have 2 to 8 bits")
     shape = conv.weight.shape
     square = conv.weight.ndim == 4 and shape[2] == shape[3]
     require(square, name, "weights are (out, in, taps, taps)")
-    limit = 2 ** (conv.weight_bits - 1) - 1
-    fits = conv.weight.dtype == torch.int8 and bool((conv.weight.short().abs() <= limit).all())
-    require(fits, name, f"weights are int8 within [-{limit}, {limit}]")
+    require_weights(conv.weight, conv.weight_bits, name)
     _require_vector(conv.bias, torch.int32, shape[0], name, "the bias")
     sizes = (conv.stride, conv.bands, conv.padding + 1)
     require(
-        all(type(size) is int and 1 <= size <= _MAX_SIZE for size in sizes),
+        all(type(size) is int and 1 <= size <= MAX_SIZE for size in sizes),
         name,
-        f"stride, bands and padding are below {_MAX_SIZE}",
+        f"stride, bands and padding are below {MAX_SIZE}",
     )
     require(source.dtype != torch.int32, name, "a convolution reads int8 or uint8")
     require(source.channels == shape[1] * conv.bands, name, "channels are planes times bands")
@@ -84,8 +113,8 @@ def _check_conv2d(conv: Conv2d, tensors: Mapping[str, TensorType]) -> None:
         name,
         "a convolution writes an accumulator",
     )
-    bound = conv.weight.long().abs().sum((1, 2, 3)) * source.magnitude + conv.bias.long().abs()
-    require(int(bound.max()) < 2**31, name, "its accumulator fits int32")
+    bound = int(accumulator_bound(conv, source).max())
+    require(bound < 2**31, name, "its accumulator fits int32")
 
 
 def _check_layer_norm(norm: LayerNorm, tensors: Mapping[str, TensorType]) -> None:

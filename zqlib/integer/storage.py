@@ -21,7 +21,7 @@ from torch import Tensor
 from zqlib.errors import InputError, ZqError
 from zqlib.files import atomic_output
 from zqlib.integer.describe import describe, rebuild
-from zqlib.integer.packing import pack_bits, unpack_bits
+from zqlib.integer.packing import pack_bits, unpack_bits, unpack_weight
 from zqlib.integer.program import (
     Argmax,
     Conv1d,
@@ -183,11 +183,7 @@ def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
     entry = dict(entry)
     kind, name = entry.pop("op"), entry["name"]
     if kind == "conv1d":
-        out, per_group, taps = entry.pop("shape")
-        shape, bits = (int(out), int(per_group), int(taps)), entry["weight_bits"]
-        if type(bits) is not int or not 2 <= bits <= 8 or min(shape) < 1:
-            raise ValueError(f"{name} has impossible weights")
-        weight = unpack_bits(tensors[f"{name}.weight"], bits, shape)
+        weight = unpack_weight(entry, tensors[f"{name}.weight"], axes=3)
         return Conv1d(weight=weight, bias=tensors.get(f"{name}.bias"), **entry)
     if kind == "requantize":
         terms = tuple(

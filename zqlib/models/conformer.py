@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zqlib.errors import InputError
-from zqlib.models.layers import BatchNorm
+from zqlib.models.layers import BatchNorm, valid_frames
 
 __all__ = [
     "Attention",
@@ -151,10 +151,10 @@ class Subsampling(nn.Module):
         x = features.transpose(1, 2).unsqueeze(1)
         for layer in self.conv:
             if isinstance(layer, nn.Conv2d):
-                x = x * _valid(x.shape[2], lengths)[:, None, :, None]
+                x = x * valid_frames(x.shape[2], lengths)[:, None, :, None]
                 lengths = (lengths - 1) // 2 + 1
             x = layer(x)
-        x = x * _valid(x.shape[2], lengths)[:, None, :, None]
+        x = x * valid_frames(x.shape[2], lengths)[:, None, :, None]
         return self.out(x.transpose(1, 2).flatten(2)), lengths
 
 
@@ -203,7 +203,7 @@ class Attention(nn.Module):
         content = (query + self.pos_bias_u).transpose(1, 2) @ key
         distance = relative_shift((query + self.pos_bias_v).transpose(1, 2) @ position)
         scores = (content + distance) / math.sqrt(shape[3])
-        valid = _valid(frames, lengths)[:, None, None, :]
+        valid = valid_frames(frames, lengths)[:, None, None, :]
         weights = scores.masked_fill(~valid, float("-inf")).softmax(-1)
         out: Tensor = self.linear_out((weights @ value).transpose(1, 2).reshape(x.shape))
         return out
@@ -223,7 +223,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """(batch, frames, channels) to the same."""
         x = functional.glu(self.pointwise_conv1(x.transpose(1, 2)), dim=1)
-        x = x * _valid(x.shape[2], lengths)[:, None]
+        x = x * valid_frames(x.shape[2], lengths)[:, None]
         # Padded beforehand, as in NeMo: torch sums the taps of a padding convolution in another
         # order, and what that changes in the last bit has grown to 1e-3 at the output.
         x = self.depthwise_conv(functional.pad(x, (self.padding, self.padding)))
@@ -329,8 +329,3 @@ def relative_shift(scores: Tensor) -> Tensor:
             (batch, heads, frames, frames), (heads * row, row, distances - 1, 1), frames - 1
         )
     )
-
-
-def _valid(frames: int, lengths: Tensor) -> Tensor:
-    """(batch, frames) bool: which frames belong to an utterance."""
-    return torch.arange(frames) < lengths[:, None]

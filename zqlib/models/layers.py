@@ -8,7 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BatchNorm", "masked_conv"]
+__all__ = ["BatchNorm", "masked_conv", "valid_frames"]
+
+
+def valid_frames(frames: int, lengths: Tensor) -> Tensor:
+    """(batch, frames) bool: which frames belong to an utterance."""
+    return torch.arange(frames) < lengths[:, None]
 
 
 def masked_conv(
@@ -27,7 +32,7 @@ def masked_conv(
     Returns:
         (batch, out, 1, frames') and the new lengths.
     """
-    valid = torch.arange(x.shape[3]) < lengths[:, None]
+    valid = valid_frames(x.shape[3], lengths)
     x = functional.conv2d(
         x * valid[:, None, None, :], weight.unsqueeze(2), bias,
         (1, stride), (0, padding), (1, dilation), groups,

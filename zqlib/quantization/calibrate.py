@@ -48,8 +48,8 @@ def calibrate(
         InputError: an activation is zero throughout.
     """
     levels = activation_levels(graph, scheme)
-    known = {  # functions whose range needs no data
-        operator.output: 1.0
+    unit = {  # from -1 or 0 to 1, whatever the data
+        operator.output
         for operator in graph.operators
         if isinstance(operator, FloatPositions)
         or (isinstance(operator, FloatFunction) and operator.function == "sigmoid")
@@ -63,8 +63,8 @@ def calibrate(
             graph.run(features, lengths, lambda name, x: histograms[name].observe(x))
     scales = {}
     for name, (_, high) in levels.items():
-        if name in known:
-            scales[name] = known[name] / high
+        if name in unit:
+            scales[name] = 1 / high
         elif high > 255:
             scales[name] = _HEADROOM * extremes[name].magnitude / high
         else:

@@ -1,15 +1,11 @@
-"""Folds BatchNorm into the convolutions: W' = W * gamma / sigma, b' = beta - mu * gamma / sigma.
+"""A network as a graph without BatchNorm: QuartzNet and Jasper here, the others by family."""
 
-In evaluation mode a BatchNorm is an affine map per channel, so the folded graph computes the same
-function. sigma^2 is the stored variance plus the layer's own eps.
-"""
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zqlib.models import Network
 from zqlib.models.jasper import JasperBlock, JasperCTC, MaskedConv, ResidualBranch
 from zqlib.models.layers import BatchNorm
+from zqlib.quantization.batch_norm import fold_batch_norm
 from zqlib.quantization.fold_conformer import fold_conformer
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.nodes import Activation, FloatConv
@@ -75,13 +71,7 @@ def _fold_block(
 
 
 def _fold_conv(name: str, source: str, conv: nn.Conv1d, norm: BatchNorm | None) -> FloatConv:
-    weight: Tensor = conv.weight.detach()
-    bias: Tensor | None = None
-    if norm is not None:
-        assert norm.running_mean is not None and norm.running_var is not None
-        gain = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
-        weight = (weight.double() * gain[:, None, None]).float()
-        bias = (norm.bias.detach().double() - norm.running_mean.double() * gain).float()
+    weight, bias = (conv.weight.detach(), None) if norm is None else fold_batch_norm(conv, norm)
     return FloatConv(
         name, source, f"{name}.acc", weight, bias,
         conv.stride[0], int(conv.padding[0]), conv.dilation[0], conv.groups,

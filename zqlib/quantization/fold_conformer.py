@@ -2,11 +2,11 @@
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 from zqlib.models.conformer import Attention, ConformerCTC, ConformerLayer, Convolution, FeedForward
 from zqlib.models.layers import BatchNorm
+from zqlib.quantization.batch_norm import fold_batch_norm
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.nodes import (
     Activation,
@@ -140,21 +140,13 @@ class _Builder:
             self.activation(f"{name}.depthwise", f"{name}.depthwise.conv.acc", bits=GATE_BITS),
             "swish",
         )
-        last = module.pointwise_conv2
-        self.operators.append(
-            FloatConv(
-                f"{name}.pointwise2",
-                swish,
-                f"{name}.pointwise2.acc",
-                last.weight.detach(),
-                _bias(last),
-            )
-        )
-        return f"{name}.pointwise2.acc"
+        return self.linear(f"{name}.pointwise2", swish, module.pointwise_conv2)
 
-    def linear(self, name: str, source: str, layer: nn.Linear, factor: float = 1.0) -> str:
-        """A linear layer times a constant."""
-        weight = layer.weight.detach()[:, :, None] * factor
+    def linear(
+        self, name: str, source: str, layer: nn.Linear | nn.Conv1d, factor: float = 1.0
+    ) -> str:
+        """A linear layer, or a convolution of one tap, times a constant."""
+        weight = layer.weight.detach().flatten(1)[:, :, None] * factor
         bias = None if layer.bias is None else layer.bias.detach() * factor
         self.operators.append(FloatConv(name, source, f"{name}.acc", weight, bias))
         return f"{name}.acc"
@@ -184,11 +176,7 @@ def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:
 def _fold_depthwise(name: str, source: str, module: Convolution) -> FloatConv:
     conv, norm = module.depthwise_conv, module.batch_norm
     assert isinstance(norm, BatchNorm)
-    assert norm.running_mean is not None and norm.running_var is not None
-    gain = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    weight = (conv.weight.detach().double() * gain[:, None, None]).float()
-    shifted = _bias(conv).double() - norm.running_mean.double()
-    bias = (norm.bias.detach().double() + shifted * gain).float()
+    weight, bias = fold_batch_norm(conv, norm)
     return FloatConv(
         name, source, f"{name}.acc", weight, bias, padding=module.padding, groups=conv.groups
     )

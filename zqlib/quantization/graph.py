@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from zqlib.models.conformer import relative_positions, relative_shift
-from zqlib.models.layers import masked_conv
+from zqlib.models.layers import masked_conv, valid_frames
 from zqlib.quantization.nodes import (
     Accumulating,
     Activation,
@@ -36,7 +36,7 @@ class FloatGraph:
     """Operators in order of execution.
 
     Attributes:
-        operators: convolutions and activations.
+        operators: see `zqlib.quantization.nodes`.
         input: name of the features.
         channels: channels of the features.
         logits: name of the last convolution's output.
@@ -113,7 +113,7 @@ class FloatGraph:
 def _conv2d(conv: FloatConv2d, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     batch, channels, _, frames = x.shape
     planes = conv.weight.shape[1]
-    valid = torch.arange(frames) < lengths[:, None]
+    valid = valid_frames(frames, lengths)
     x = (x * valid[:, None, None, :]).reshape(batch, planes, channels // planes, frames)
     # the kernel is stored over (frames, bands)
     weight = conv.weight.transpose(2, 3)
@@ -136,7 +136,7 @@ def _attention(
     by_distance = positions.reshape(attention.heads, heads[2], -1)
     distance = relative_shift((query + bias[1]).view(heads).transpose(2, 3) @ by_distance)
     scores = (content + distance) / math.sqrt(heads[2])
-    valid = (torch.arange(frames) < lengths[:, None])[:, None, None, :]
+    valid = valid_frames(frames, lengths)[:, None, None, :]
     weights = scores.masked_fill(~valid, float("-inf")).softmax(-1)
     context = value.reshape(heads) @ weights.transpose(2, 3)
     return context.reshape(query.shape), lengths
