@@ -70,7 +70,7 @@ def lowered(
 ) -> tuple[Program, float]:
     """The integer program of a network, and the scale of its input."""
     scheme = scheme or QuantScheme()
-    graph = fold(network(topology, seed))
+    graph = fold(network(topology, seed), scheme)
     scales = calibrate(graph, [features([80, 60], seed + 1)], scheme)
     return lower(graph, scales, scheme), scales[graph.input]
 

@@ -134,7 +134,7 @@ def quantize(
         InputError: calibration saw only zeros somewhere.
         LoweringError: an accumulator could overflow.
     """
-    graph = fold(model.network)
+    graph = fold(model.network, scheme)
     scales = calibrate(graph, batches, scheme)
     return QuantizedModel(
         name=model.name,

@@ -9,13 +9,13 @@ from zqlib.errors import InputError
 from zqlib.quantization.calibrate import activation_levels, calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.nodes import Activation
-from zqlib.quantization.scheme import QuantScheme, RangeMethod
+from zqlib.quantization.scheme import QuantScheme, RangeMethod, ResidualSum
 
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("unsigned", [True, False])
 def test_levels_follow_the_scheme(bits: int, unsigned: bool) -> None:
-    graph = fold(network("separable"))
+    graph = fold(network("separable"), QuantScheme())
     levels = activation_levels(graph, QuantScheme(8, bits, unsigned_relu=unsigned))
     half = 2 ** (bits - 1)
     assert levels["features"] == (-half, half - 1)
@@ -28,7 +28,7 @@ def test_levels_follow_the_scheme(bits: int, unsigned: bool) -> None:
 
 @pytest.mark.parametrize("topology", BLOCKS)
 def test_minmax_puts_the_largest_value_at_the_end(topology: str) -> None:
-    graph = fold(network(topology))
+    graph = fold(network(topology), QuantScheme())
     batches = [features([30, 18], 1), features([25], 2)]
     scheme = QuantScheme()
     largest: dict[str, float] = {}
@@ -47,7 +47,7 @@ def test_minmax_puts_the_largest_value_at_the_end(topology: str) -> None:
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_padding_order_and_batching_do_not_matter(method: RangeMethod) -> None:
-    graph = fold(network("residual"))
+    graph = fold(network("residual"), QuantScheme())
     scheme = QuantScheme(range_method=method, percentile=99.0)
     lengths = [31, 12, 20]
     x, _ = features(lengths)
@@ -62,14 +62,14 @@ def test_padding_order_and_batching_do_not_matter(method: RangeMethod) -> None:
 
 
 def test_calibration_repeats_itself_exactly() -> None:
-    graph, scheme = fold(network("residual")), QuantScheme(range_method="mse")
+    graph, scheme = fold(network("residual"), QuantScheme()), QuantScheme(range_method="mse")
     batches = [features([30, 20])]
     assert calibrate(graph, batches, scheme) == calibrate(graph, batches, scheme)
 
 
 @pytest.mark.parametrize("method", ["percentile", "mse"])
 def test_clipping_methods_do_not_widen_the_range(method: RangeMethod) -> None:
-    graph, batches = fold(network("dense")), [features([60, 50])]
+    graph, batches = fold(network("dense"), QuantScheme()), [features([60, 50])]
     widest = calibrate(graph, batches, QuantScheme(4, 4))
     scales = calibrate(graph, batches, QuantScheme(4, 4, range_method=method, percentile=99.0))
     assert all(0 < scales[name] <= widest[name] for name in widest)
@@ -78,7 +78,7 @@ def test_clipping_methods_do_not_widen_the_range(method: RangeMethod) -> None:
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_calibration_on_zeros_is_refused(method: RangeMethod) -> None:
-    graph = fold(network("dense"))
+    graph = fold(network("dense"), QuantScheme())
     zeros = torch.zeros(1, N_MELS, 20), torch.tensor([20])
     with pytest.raises(InputError, match="zero for all calibration data"):
         calibrate(graph, [zeros], QuantScheme(range_method=method))
@@ -86,11 +86,34 @@ def test_calibration_on_zeros_is_refused(method: RangeMethod) -> None:
 
 def test_calibration_on_nothing_is_refused() -> None:
     with pytest.raises(InputError):
-        calibrate(fold(network("dense")), [], QuantScheme())
+        calibrate(fold(network("dense"), QuantScheme()), [], QuantScheme())
 
 
 def test_calibration_on_nan_is_refused() -> None:
     x, lengths = features([20])
     x[0, 3, 5] = float("nan")
     with pytest.raises(InputError, match="not finite"):
-        calibrate(fold(network("dense")), [features([20]), (x, lengths)], QuantScheme())
+        calibrate(
+            fold(network("dense"), QuantScheme()), [features([20]), (x, lengths)], QuantScheme()
+        )
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+def test_partial_sums_share_a_range_or_have_their_own(method: RangeMethod) -> None:
+    data = [features([60, 50])]
+
+    def ranges(residual_sum: ResidualSum) -> list[float]:
+        scheme = QuantScheme(range_method=method, residual_sum=residual_sum)
+        graph = fold(network("dense residual"), scheme)
+        scales, levels = calibrate(graph, data, scheme), activation_levels(graph, scheme)
+        names = ("block3.sum0", "block3.sum1", "block3.relu")
+        return [scales[name] * levels[name][1] for name in names]
+
+    own, shared = ranges("partial"), ranges("shared")
+    assert len({*own}) == 3
+    if method == "mse":  # the best range of as many values depends on the number of levels
+        assert shared[0] == shared[1]
+    else:
+        assert shared == pytest.approx([shared[0]] * 3)
+    if method == "minmax":
+        assert shared[0] == pytest.approx(max(own))

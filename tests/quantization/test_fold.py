@@ -9,6 +9,7 @@ from zqlib.models.jasper import MaskedConv
 from zqlib.models.layers import BatchNorm
 from zqlib.quantization.fold import fold
 from zqlib.quantization.nodes import Activation, FloatConv
+from zqlib.quantization.scheme import QuantScheme, ResidualSum
 
 
 @pytest.mark.parametrize("topology", BLOCKS)
@@ -16,7 +17,7 @@ from zqlib.quantization.nodes import Activation, FloatConv
 def test_folded_graph_equals_the_network(topology: str, seed: int) -> None:
     model = network(topology, seed)
     x, lengths = features([60, 41, 7], seed)
-    logits, out_lengths = fold(model).run(x, lengths)
+    logits, out_lengths = fold(model, QuantScheme()).run(x, lengths)
     expected, expected_lengths = model.double()(x.double(), lengths)
     assert torch.equal(out_lengths, expected_lengths)
     actual = logits.double().log_softmax(1).transpose(1, 2)
@@ -28,7 +29,7 @@ def test_folded_graph_equals_the_network(topology: str, seed: int) -> None:
 
 @pytest.mark.parametrize("topology", BLOCKS)
 def test_every_parameter_is_in_the_graph_once(topology: str) -> None:
-    model, graph = network(topology), fold(network(topology))
+    model, graph = network(topology), fold(network(topology), QuantScheme())
     convs = [o for o in graph.operators if isinstance(o, FloatConv)]
     assert len(convs) == sum(isinstance(m, nn.Conv1d) for m in model.modules())
     assert sum(o.weight.numel() for o in convs) == sum(
@@ -49,7 +50,7 @@ def test_fold_is_the_formula_of_the_paper() -> None:
     conv, norm = block.mconv[0], block.mconv[1]
     assert isinstance(conv, MaskedConv) and isinstance(norm, BatchNorm)
     norm.eps = 0.5
-    folded = fold(model).operators[0]
+    folded = fold(model, QuantScheme()).operators[0]
     assert isinstance(folded, FloatConv) and folded.bias is not None
     gain = norm.weight / (norm.running_var + 0.5).sqrt()
     torch.testing.assert_close(folded.weight, conv.conv.weight * gain[:, None, None])
@@ -59,12 +60,14 @@ def test_fold_is_the_formula_of_the_paper() -> None:
 def test_fold_leaves_the_network_alone() -> None:
     model = network("residual")
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    fold(model)
+    fold(model, QuantScheme())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_relu_only_after_the_sum_of_a_residual_block() -> None:
-    activations = [o for o in fold(network("residual")).operators if isinstance(o, Activation)]
+    activations = [
+        o for o in fold(network("residual"), QuantScheme()).operators if isinstance(o, Activation)
+    ]
     sums = [o for o in activations if len(o.inputs) > 1]
     assert [o.name for o in sums] == ["block1.relu", "block2.relu"]
     assert all(o.relu for o in sums)
@@ -75,14 +78,30 @@ def test_relu_only_after_the_sum_of_a_residual_block() -> None:
 
 
 def test_dense_residual_sums_every_dense_block_so_far() -> None:
-    operators = fold(network("dense residual")).operators
+    operators = fold(network("dense residual"), QuantScheme()).operators
     terms = {o.name: len(o.inputs) for o in operators if isinstance(o, Activation)}
     blocks = [terms[f"block{i}.relu"] for i in range(5)]
     assert blocks == [1, 2, 3, 4, 1]
 
 
+@pytest.mark.parametrize("residual_sum", ["partial", "shared"])
+def test_partial_sums_of_dense_residuals(residual_sum: ResidualSum) -> None:
+    model, (x, lengths) = network("dense residual"), features([40, 23])
+    graph = fold(model, QuantScheme(residual_sum=residual_sum))
+    sums = [o for o in graph.operators if isinstance(o, Activation) and len(o.inputs) > 1]
+    assert all(len(o.inputs) == 2 for o in sums)
+    assert [o.name for o in sums] == [
+        "block1.relu", "block2.sum0", "block2.relu", "block3.sum0", "block3.sum1", "block3.relu",
+    ]  # fmt: skip
+    assert [o.relu for o in sums] == [True, False, True, False, False, True]
+    groups = [None, *["block2"] * 2, *["block3"] * 3] if residual_sum == "shared" else [None] * 6
+    assert [o.group for o in sums] == groups
+    whole, _ = fold(model, QuantScheme()).run(x, lengths)
+    torch.testing.assert_close(graph.run(x, lengths)[0], whole)
+
+
 def test_observer_sees_valid_frames_of_features_and_activations() -> None:
-    graph = fold(network("residual"))
+    graph = fold(network("residual"), QuantScheme())
     x, lengths = features([20, 9])
     x[1, :, 9:] = 1e6  # garbage beyond the length
     seen: dict[str, Tensor] = {}

@@ -17,7 +17,7 @@ from zqlib.integer.tensor_type import ACCUMULATOR, TensorType
 from zqlib.models.conformer import ConformerConfig, ConformerCTC
 from zqlib.models.layers import BatchNorm
 from zqlib.quantization.calibrate import calibrate
-from zqlib.quantization.fold_conformer import STREAM_BITS, fold_conformer
+from zqlib.quantization.fold_conformer import fold_conformer
 from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme, preset
 
@@ -54,7 +54,7 @@ def lowered(
     network: ConformerCTC, features: torch.Tensor, scheme: QuantScheme
 ) -> tuple[Program, torch.Tensor]:
     """The program, and the quantized features."""
-    graph = fold_conformer(network)
+    graph = fold_conformer(network, scheme)
     scales = calibrate(graph, [(features, LENGTHS)], scheme)
     limit = 2 ** (scheme.activation_bits - 1)
     quantized = torch.round(features / scales[graph.input]).clamp(-limit, limit - 1)
@@ -72,7 +72,7 @@ def test_the_graph_is_the_network(
 ) -> None:
     other = ConformerCTC(replace(network.config, xscaling=xscaling)).eval()
     other.load_state_dict(network.state_dict())
-    logits, lengths = fold_conformer(other).run(features, LENGTHS)
+    logits, lengths = fold_conformer(other, QuantScheme()).run(features, LENGTHS)
     expected, expected_lengths = other(features, LENGTHS)
     assert torch.equal(lengths, expected_lengths)
     actual = logits.transpose(1, 2).log_softmax(-1)
@@ -86,7 +86,7 @@ def test_integers_follow_the_float_logits(
 ) -> None:
     program, quantized = lowered(network, features, preset(f"w{bits}a{bits}"))
     output = run(program, quantized, LENGTHS)  # under the guard against floating point
-    logits, lengths = fold_conformer(network).run(features, LENGTHS)
+    logits, lengths = fold_conformer(network, QuantScheme()).run(features, LENGTHS)
     assert torch.equal(output.lengths, lengths)
     for row, wanted, valid in zip(output.logits, logits, lengths, strict=True):
         actual, expected = row[:, :valid].double(), wanted[:, :valid].double()
@@ -127,7 +127,22 @@ def test_the_stream_is_never_clipped(w8a8: tuple[Program, torch.Tensor]) -> None
     streams = {n: t for n, t in program.tensors.items() if n.endswith("stream")}
     assert len(streams) == 1 + 2 * 4
     for kind in streams.values():
-        assert (kind.dtype, kind.high) == (torch.int32, 2 ** (STREAM_BITS - 1) - 1)
+        assert (kind.dtype, kind.high) == (torch.int32, 2**23 - 1)
+
+
+@pytest.mark.parametrize(
+    "scheme", [QuantScheme(stream_bits=8, gate_bits=8), QuantScheme(stream_bits=12, gate_bits=12)]
+)
+def test_widths_are_the_schemes(
+    network: ConformerCTC, features: torch.Tensor, scheme: QuantScheme
+) -> None:
+    program, quantized = lowered(network, features, scheme)
+    wide = ("stream", "0.out", "gate", "hidden", "depthwise")
+    for name, kind in program.tensors.items():
+        if name.endswith(wide):
+            assert kind.high == 2 ** (scheme.stream_bits - 1) - 1
+            assert kind.dtype == (torch.int8 if scheme.stream_bits == 8 else torch.int32)
+    run(program, quantized, LENGTHS)
 
 
 def find(program: Program, kind: type[Operator]) -> Any:

@@ -55,7 +55,7 @@ def relative_error(graph: FloatGraph, scheme: QuantScheme) -> float:
 def test_error_is_small_at_8_bits_and_grows_with_every_bit_less(
     topology: str, unsigned: bool
 ) -> None:
-    graph = fold(network(topology))
+    graph = fold(network(topology), QuantScheme())
     errors = {
         bits: relative_error(graph, QuantScheme(bits, bits, unsigned_relu=unsigned))
         for bits in range(8, 1, -1)
@@ -100,7 +100,7 @@ def simulated(
 @pytest.mark.parametrize("topology", BLOCKS)
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_integers_are_what_rounding_in_float_gives(topology: str, bits: int) -> None:
-    graph, scheme = fold(network(topology)), QuantScheme(bits, bits)
+    graph, scheme = fold(network(topology), QuantScheme()), QuantScheme(bits, bits)
     x, lengths = features([40, 23])
     scales = calibrate(graph, [(x, lengths)], scheme)
     output, logits = quantized_run(graph, scheme, x, lengths, scales)
@@ -113,7 +113,7 @@ def test_integers_are_what_rounding_in_float_gives(topology: str, bits: int) -> 
 @pytest.mark.parametrize("topology", BLOCKS)
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_weights_use_both_ends_and_activations_their_type(topology: str, bits: int) -> None:
-    graph = fold(network(topology))
+    graph = fold(network(topology), QuantScheme())
     scheme = QuantScheme(bits, bits)
     program = lower(graph, calibrate(graph, [features([40])], scheme), scheme)
     limit = 2 ** (bits - 1) - 1
@@ -138,7 +138,7 @@ def test_weights_use_both_ends_and_activations_their_type(topology: str, bits: i
 
 
 def test_signed_option_keeps_every_activation_int8() -> None:
-    graph, scheme = fold(network("residual")), QuantScheme(unsigned_relu=False)
+    graph, scheme = fold(network("residual"), QuantScheme()), QuantScheme(unsigned_relu=False)
     program = lower(graph, calibrate(graph, [features([40])], scheme), scheme)
     for operator in graph.operators:
         if isinstance(operator, Activation):
@@ -148,7 +148,7 @@ def test_signed_option_keeps_every_activation_int8() -> None:
 
 
 def test_lowering_is_deterministic() -> None:
-    graph, scheme = fold(network("residual")), QuantScheme()
+    graph, scheme = fold(network("residual"), QuantScheme()), QuantScheme()
     scales = calibrate(graph, [features([40])], scheme)
     first, second = lower(graph, scales, scheme), lower(graph, scales, scheme)
     for a, b in zip(first.operators, second.operators, strict=True):
@@ -218,11 +218,11 @@ def test_class_that_never_occurs_costs_the_others_no_precision(bias: float) -> N
     """A decoder row of zeros must not set the scale on which the classes are compared."""
     model = network("dense")
     decoder = model.decoder.decoder_layers[0]
-    without = relative_error(fold(model), QuantScheme())
+    without = relative_error(fold(model, QuantScheme()), QuantScheme())
     decoder.weight[2] = 0
     assert decoder.bias is not None
     decoder.bias[2] = bias
-    assert relative_error(fold(model), QuantScheme()) < 1.2 * without
+    assert relative_error(fold(model, QuantScheme()), QuantScheme()) < 1.2 * without
 
 
 def test_layer_that_could_overflow_is_refused_by_name() -> None:
@@ -255,7 +255,7 @@ def test_logits_are_compared_on_one_scale() -> None:
 def test_real_quartznet(quartznet_nemo: Path, assets: Path) -> None:
     """Calibrated on one real utterance: agrees with float, and padding changes nothing."""
     model = load_model(quartznet_nemo)
-    graph = fold(model.network)
+    graph = fold(model.network, QuantScheme())
     manifest = read_manifest(assets / "speech" / "librispeech" / "test-clean.jsonl")
     shortest = sorted(manifest, key=lambda u: u.duration_s)[:3]
     calibration, *tested = [model.front_end(load_audio(u.audio_path)) for u in shortest]

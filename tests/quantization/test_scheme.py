@@ -21,6 +21,9 @@ from zqlib.quantization.scheme import QuantScheme, preset
         unsigned_relu=st.booleans(),
         range_method=st.sampled_from(["minmax", "percentile", "mse"]),
         percentile=st.floats(50, 100, exclude_min=True),
+        stream_bits=st.integers(8, 24),
+        gate_bits=st.integers(8, 16),
+        residual_sum=st.sampled_from(["whole", "partial", "shared"]),
     )
 )
 def test_scheme_survives_json(scheme: QuantScheme) -> None:
@@ -53,6 +56,12 @@ def test_impossible_bits_are_refused(field: str, bits: Any) -> None:
         ("percentile", True),
         ("unsigned_relu", 1),
         ("unsigned_relu", "no"),
+        ("stream_bits", 7),
+        ("stream_bits", 25),
+        ("gate_bits", 17),
+        ("gate_bits", None),
+        ("residual_sum", "own"),
+        ("residual_sum", None),
     ],
 )
 def test_impossible_value_is_refused(field: str, value: Any) -> None:

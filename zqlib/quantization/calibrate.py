@@ -11,7 +11,8 @@ from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["activation_levels", "calibrate"]
 
-_HEADROOM = 4.0  # of tensors of more than 8 bits: they can spare two, and nothing is ever clipped
+_WIDE = 2**15 - 1  # tensors of 16 bits and more can spare two of them:
+_HEADROOM = 4.0  # then nothing is ever clipped
 
 
 def activation_levels(graph: FloatGraph, scheme: QuantScheme) -> dict[str, tuple[int, int]]:
@@ -54,10 +55,14 @@ def calibrate(
         if isinstance(operator, FloatPositions)
         or (isinstance(operator, FloatFunction) and operator.function == "sigmoid")
     }
-    extremes = {name: Extremes() for name in levels}
+    groups = {o.output: o.group for o in graph.operators if isinstance(o, Activation) and o.group}
+    ranged = {name: groups.get(name, name) for name in levels}  # tensor to who has its range
+    observed = {name: Extremes() for name in ranged.values()}
+    extremes = {name: observed[holder] for name, holder in ranged.items()}
     for features, lengths in batches:
         graph.run(features, lengths, lambda name, x: extremes[name].observe(x))
-    histograms = {name: Histogram(extremes[name].magnitude) for name in levels}
+    counted = {name: Histogram(extreme.magnitude) for name, extreme in observed.items()}
+    histograms = {name: counted[holder] for name, holder in ranged.items()}
     if scheme.range_method != "minmax":
         for features, lengths in batches:
             graph.run(features, lengths, lambda name, x: histograms[name].observe(x))
@@ -65,7 +70,7 @@ def calibrate(
     for name, (_, high) in levels.items():
         if name in unit:
             scales[name] = 1 / high
-        elif high > 255:
+        elif high >= _WIDE:
             scales[name] = _HEADROOM * extremes[name].magnitude / high
         else:
             scales[name] = clipping_value(scheme, high, histograms[name]) / high

@@ -9,24 +9,31 @@ from zqlib.quantization.batch_norm import fold_batch_norm
 from zqlib.quantization.fold_conformer import fold_conformer
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.nodes import Activation, FloatConv
+from zqlib.quantization.scheme import QuantScheme, ResidualSum
 
 __all__ = ["fold"]
 
 
-def fold(network: Network) -> FloatGraph:
+def fold(network: Network, scheme: QuantScheme) -> FloatGraph:
     """Express a network as a graph without BatchNorm.
 
     Folding is done in float64 and stored as float32.
+
+    Args:
+        network: a QuartzNet, Jasper or Conformer.
+        scheme: decides which sums are rounded, and which of them need more bits than others.
     """
-    return _fold_jasper(network) if isinstance(network, JasperCTC) else fold_conformer(network)
+    if isinstance(network, JasperCTC):
+        return _fold_jasper(network, scheme.residual_sum)
+    return fold_conformer(network, scheme)
 
 
-def _fold_jasper(network: JasperCTC) -> FloatGraph:
+def _fold_jasper(network: JasperCTC, residual_sum: ResidualSum) -> FloatGraph:
     operators: list[FloatConv | Activation] = []
     panes = ["features"]
     for index, block in enumerate(network.encoder.encoder):
         assert isinstance(block, JasperBlock)
-        output = _fold_block(operators, f"block{index}", block, panes)
+        output = _fold_block(operators, f"block{index}", block, panes, residual_sum)
         panes = [*panes, output] if block.dense_residual else [output]
     decoder = network.decoder.decoder_layers[0]
     assert isinstance(decoder, nn.Conv1d)
@@ -36,7 +43,11 @@ def _fold_jasper(network: JasperCTC) -> FloatGraph:
 
 
 def _fold_block(
-    operators: list[FloatConv | Activation], name: str, block: JasperBlock, panes: list[str]
+    operators: list[FloatConv | Activation],
+    name: str,
+    block: JasperBlock,
+    panes: list[str],
+    residual_sum: ResidualSum,
 ) -> str:
     """Append a block's operators; the name of its output."""
     current = panes[-1]
@@ -66,7 +77,13 @@ def _fold_block(
         assert isinstance(conv, MaskedConv) and isinstance(norm, BatchNorm)
         operators.append(_fold_conv(f"{name}.residual{index}", pane, conv.conv, norm))
         branches.append(operators[-1].output)
-    operators.append(Activation(f"{name}.relu", tuple(branches), relu=True))
+    group = name if residual_sum == "shared" and len(branches) > 2 else None
+    if residual_sum != "whole":
+        while len(branches) > 2:
+            partial = f"{name}.sum{len(panes) + 1 - len(branches)}"
+            operators.append(Activation(partial, tuple(branches[:2]), relu=False, group=group))
+            branches = [partial, *branches[2:]]
+    operators.append(Activation(f"{name}.relu", tuple(branches), relu=True, group=group))
     return operators[-1].output
 
 

@@ -19,24 +19,20 @@ from zqlib.quantization.nodes import (
     FloatPositions,
     FloatProduct,
 )
+from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["GATE_BITS", "STREAM_BITS", "fold_conformer"]
-
-STREAM_BITS = 24
-"""Of the residual stream, the input of every LayerNorm; its container is int32."""
-
-GATE_BITS = 16
-"""Of what goes into a Swish or a sigmoid; its container is int32."""
+__all__ = ["fold_conformer"]
 
 
-def fold_conformer(network: ConformerCTC) -> FloatGraph:
+def fold_conformer(network: ConformerCTC, scheme: QuantScheme) -> FloatGraph:
     """Express a Conformer as a graph without BatchNorm.
 
     A linear layer is a convolution of one tap. The factor of a half of the feed-forward modules and
-    the scaling of the input by sqrt(d_model) are folded into the weights before them.
+    the scaling of the input by sqrt(d_model) are folded into the weights before them. The scheme
+    names the bits of the residual stream and of what goes into a Swish or a sigmoid.
     """
     config = network.config
-    graph = _Builder()
+    graph = _Builder(scheme)
     stream = graph.subsampling(network)
     graph.operators.append(FloatPositions("positions", stream, config.d_model))
     for index, layer in enumerate(network.encoder.layers):
@@ -54,8 +50,9 @@ def fold_conformer(network: ConformerCTC) -> FloatGraph:
 class _Builder:
     """Appends operators; each method returns the name of its output."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheme: QuantScheme) -> None:
         self.operators: list[FloatOperator] = []
+        self.stream_bits, self.gate_bits = scheme.stream_bits, scheme.gate_bits
 
     def subsampling(self, network: ConformerCTC) -> str:
         """Two strided convolutions and a linear layer, from the features to the stream."""
@@ -70,28 +67,32 @@ class _Builder:
             current = f"{name}.relu"
         factor = math.sqrt(config.d_model) if config.xscaling else 1.0
         accumulator = self.linear("subsampling.out", current, block.out, factor)
-        return self.activation("subsampling.stream", accumulator, bits=STREAM_BITS)
+        return self.activation("subsampling.stream", accumulator, bits=self.stream_bits)
 
     def layer(self, name: str, layer: ConformerLayer, stream: str, last: bool) -> str:
         """A Conformer layer, from stream to stream; of the last one, an 8-bit tensor."""
         normed = self.norm(f"{name}.ff1.norm", layer.norm_feed_forward1, stream)
         half = self.feed_forward(f"{name}.ff1", layer.feed_forward1, normed)
-        stream = self.activation(f"{name}.ff1.stream", stream, half, bits=STREAM_BITS)
+        stream = self.activation(f"{name}.ff1.stream", stream, half, bits=self.stream_bits)
         normed = self.norm(f"{name}.attention.norm", layer.norm_self_att, stream)
         attended = self.attention(f"{name}.attention", layer.self_attn, normed)
-        stream = self.activation(f"{name}.attention.stream", stream, attended, bits=STREAM_BITS)
+        stream = self.activation(
+            f"{name}.attention.stream", stream, attended, bits=self.stream_bits
+        )
         normed = self.norm(f"{name}.conv.norm", layer.norm_conv, stream)
         convolved = self.convolution(f"{name}.conv", layer.conv, normed)
-        stream = self.activation(f"{name}.conv.stream", stream, convolved, bits=STREAM_BITS)
+        stream = self.activation(f"{name}.conv.stream", stream, convolved, bits=self.stream_bits)
         normed = self.norm(f"{name}.ff2.norm", layer.norm_feed_forward2, stream)
         half = self.feed_forward(f"{name}.ff2", layer.feed_forward2, normed)
-        stream = self.activation(f"{name}.ff2.stream", stream, half, bits=STREAM_BITS)
-        return self.norm(f"{name}.out", layer.norm_out, stream, bits=None if last else STREAM_BITS)
+        stream = self.activation(f"{name}.ff2.stream", stream, half, bits=self.stream_bits)
+        return self.norm(
+            f"{name}.out", layer.norm_out, stream, bits=None if last else self.stream_bits
+        )
 
     def feed_forward(self, name: str, module: FeedForward, source: str) -> str:
         """Half of a feed-forward module."""
         accumulator = self.linear(f"{name}.linear1", source, module.linear1)
-        hidden = self.activation(f"{name}.hidden", accumulator, bits=GATE_BITS)
+        hidden = self.activation(f"{name}.hidden", accumulator, bits=self.gate_bits)
         swish = self.function(f"{name}.swish", hidden, "swish")
         return self.linear(f"{name}.linear2", swish, module.linear2, 0.5)
 
@@ -127,7 +128,7 @@ class _Builder:
                     f"{name}.{part}.linear", source, f"{name}.{part}.acc", weight[rows], bias[rows]
                 )
             )
-            bits = GATE_BITS if part == "gate" else None
+            bits = self.gate_bits if part == "gate" else None
             self.activation(f"{name}.{part}", f"{name}.{part}.acc", bits=bits)
         sigmoid = self.function(f"{name}.sigmoid", f"{name}.gate", "sigmoid")
         self.operators.append(
@@ -137,7 +138,7 @@ class _Builder:
         self.operators.append(_fold_depthwise(f"{name}.depthwise.conv", gated, module))
         swish = self.function(
             f"{name}.swish",
-            self.activation(f"{name}.depthwise", f"{name}.depthwise.conv.acc", bits=GATE_BITS),
+            self.activation(f"{name}.depthwise", f"{name}.depthwise.conv.acc", bits=self.gate_bits),
             "swish",
         )
         return self.linear(f"{name}.pointwise2", swish, module.pointwise_conv2)

@@ -53,12 +53,14 @@ class Activation:
     Attributes:
         bits: of a tensor that the scheme's cannot hold: the residual stream of a Conformer, or
             what goes into a Swish or a sigmoid. None for the scheme's.
+        group: activations of one group have one range; None for a range of its own.
     """
 
     name: str
     inputs: tuple[str, ...]
     relu: bool
     bits: int | None = None
+    group: str | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from typing import Any, Literal, Self, get_args
 
 from zqlib.errors import InputError
 
-__all__ = ["QuantScheme", "RangeMethod", "preset"]
+__all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset"]
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
+ResidualSum = Literal["whole", "partial", "shared"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class QuantScheme:
         unsigned_relu: activations after a ReLU are unsigned (TensorRT needs them signed).
         range_method: how an activation's clipping value follows from what calibration observed.
         percentile: of |x|, used by the method `percentile` (the authors' W6A6 example: 99.996).
+        stream_bits: 8 to 24; of a Conformer's residual stream, which every LayerNorm reads.
+        gate_bits: 8 to 16; of what goes into a Swish or a sigmoid.
+        residual_sum: of Jasper's dense residuals: the `whole` sum in 32 bits, rounded once; or
+            every `partial` sum rounded too, on a scale of its own or on one `shared` by all of a
+            block (as the authors' code does).
     """
 
     weight_bits: int = 8
@@ -29,15 +35,23 @@ class QuantScheme:
     unsigned_relu: bool = True
     range_method: RangeMethod = "minmax"
     percentile: float = 99.996
+    stream_bits: int = 24
+    gate_bits: int = 16
+    residual_sum: ResidualSum = "whole"
 
     def __post_init__(self) -> None:
-        for name in ("weight_bits", "activation_bits"):
+        widths = {"weight_bits": (2, 8), "activation_bits": (2, 8), "stream_bits": (8, 24),
+                  "gate_bits": (8, 16)}  # fmt: skip
+        for name, (least, most) in widths.items():
             bits = getattr(self, name)
-            if type(bits) is not int or not 2 <= bits <= 8:
-                raise InputError(f"{name} is {bits!r}; give an integer from 2 to 8.")
-        if self.range_method not in get_args(RangeMethod):
-            known = ", ".join(get_args(RangeMethod))
-            raise InputError(f"The range method {self.range_method!r} is unknown; use {known}.")
+            if type(bits) is not int or not least <= bits <= most:
+                raise InputError(f"{name} is {bits!r}; give an integer from {least} to {most}.")
+        for name, kind in (("range_method", RangeMethod), ("residual_sum", ResidualSum)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise InputError(
+                    f"The {name.replace('_', ' ')} {getattr(self, name)!r} is unknown; use {known}."
+                )
         if type(self.unsigned_relu) is not bool:
             raise InputError(f"unsigned_relu is {self.unsigned_relu!r}; give true or false.")
         if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:
