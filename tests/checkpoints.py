@@ -97,7 +97,12 @@ def write_project(root: Path, utterances: int = 2) -> Path:
         "description": "A tiny model and a few noises.",
         "models": [{"path": "tiny.nemo", "caveats": ["random weights"]}],
         "corpora": [split | {"complete_utterances": 9, "caveats": ["noises"]}],
+        "schemes": ["w8a8", "w4a8"],
         "synthesis": SYNTHESIS.to_json(),
+        "ablations": [
+            {"name": "mse", "changes": {"range_method": "mse"}},
+            {"name": "stream-8", "changes": {"stream_bits": 8}, "families": ["conformer"]},
+        ],
     }
     write_json(root / "workflow" / "profiles" / "smoke.json", profile)
     return root

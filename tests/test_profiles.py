@@ -9,7 +9,8 @@ from checkpoints import write_corpus
 
 from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
-from zqlib.profiles import CorpusSplit, ModelSource, Profile, load_profile
+from zqlib.profiles import Ablation, CorpusSplit, ModelSource, Profile, load_profile
+from zqlib.quantization.scheme import QuantScheme
 from zqlib.synthesis import REDUCED, SynthesisConfig
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def test_our_profiles_load(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("ZQ_ASSETS", str(tmp_path))
     profile = load_profile(ROOT, name)
     assert profile.name == name and profile.description.endswith(".")
-    assert "w8a8" in [scheme.name for scheme in profile.quant_schemes()]
+    assert "w8a8" in [scheme.name for scheme in profile.quant_schemes("conformer")]
     for model in profile.models:
         path = model.resolve(ROOT)
         assert path.is_relative_to(tmp_path) or path.is_relative_to(ROOT / "zqlib")
@@ -70,8 +71,23 @@ def test_a_profile_and_its_defaults() -> None:
     assert profile.calibrations == ("synthetic", "noise") and profile.synthesis == REDUCED
     more = MINIMAL | {"synthesis": {"steps": 3}, "schemes": ["w4a8"], "range_method": "mse"}
     assert Profile.from_json(more).synthesis == SynthesisConfig(steps=3)
-    (scheme,) = Profile.from_json(more).quant_schemes()
+    (scheme,) = Profile.from_json(more).quant_schemes("quartznet")
     assert (scheme.name, scheme.range_method) == ("w4a8", "mse")
+
+
+def test_ranges_are_the_familys_unless_the_profile_names_a_method() -> None:
+    profile, other = (Profile.from_json(MINIMAL | m) for m in ({}, {"range_method": "percentile"}))
+    for family, usual in (("quartznet", "minmax"), ("jasper", "minmax"), ("conformer", "mse")):
+        assert [s.range_method for s in profile.quant_schemes(family)] == [usual]
+        assert [s.range_method for s in other.quant_schemes(family)] == ["percentile"]
+
+
+def test_an_ablation_changes_one_scheme_in_its_own_fields() -> None:
+    ablation = {"name": "narrow", "changes": {"stream_bits": 8}, "families": ["conformer"]}
+    (found,) = Profile.from_json(MINIMAL | {"ablations": [ablation]}).ablations
+    assert found == Ablation("narrow", {"stream_bits": 8}, ("conformer",))
+    base = QuantScheme(4, 6, range_method="mse")
+    assert found.apply(base) == QuantScheme(4, 6, range_method="mse", stream_bits=8)
 
 
 @pytest.mark.parametrize(
@@ -81,8 +97,20 @@ def test_a_profile_and_its_defaults() -> None:
         ({"models": [{"path": "a.nemo", "odd": 1}]}, "ModelSource has the unknown key 'odd'"),
         ({"corpora": [{"corpus": "c", "split": "s", "odd": 1}]}, "CorpusSplit has the unknown key"),
         ({"synthesis": {"odd": 1}}, "synthesis config has the unknown key"),
-        ({"models": []}, "no model"),
-        ({"corpora": []}, "no model or no corpus"),
+        ({"models": []}, "needs a model"),
+        ({"corpora": []}, "needs a model, a corpus"),
+        ({"schemes": []}, "a scheme and a calibration"),
+        ({"calibrations": []}, "a scheme and a calibration"),
+        ({"ablations": [{"name": "a"}]}, "incomplete"),
+        ({"ablations": [{"name": "a b", "changes": {}}]}, "must be named in a-z"),
+        ({"ablations": [{"name": "a", "changes": []}]}, "changes of the wrong type"),
+        ({"ablations": [{"name": "a", "changes": {"odd": 1}}]}, "unknown key 'odd'"),
+        ({"ablations": [{"name": "a", "changes": {"stream_bits": 4}}]}, "from 8 to 24"),
+        ({"ablations": [{"name": "a", "changes": {}}] * 2}, "twice"),
+        (
+            {"ablations": [{"name": "a", "changes": {}, "families": ["citrinet"]}]},
+            "unknown family 'citrinet'",
+        ),
         ({"models": ["a.nemo"]}, "must be a JSON object"),
         ({"models": 5}, "incomplete"),
         ({"models": [{}]}, "incomplete"),

@@ -49,6 +49,9 @@ def root(tmp_path: Path) -> Path:
     return write_project(tmp_path)
 
 
+ALL = ["synthesis", "wer", "layers", "ablation"]
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -63,15 +66,16 @@ def cells(path: Path) -> list[Any]:
 
 def test_records_say_what_was_run_and_where_it_came_from(done: Path) -> None:
     records = read_records(done / "results", "smoke")
-    found = {(r.scheme, r.calibration, r.engine): r for r in records}
+    found = {(r.scheme, r.calibration, r.engine): r for r in records if r.experiment == "wer"}
     assert set(found) == {
         ("float", "none", "float"),
         ("w8a8", "synthetic", "reference"),
         ("w8a8", "noise", "reference"),
+        ("w4a8", "synthetic", "reference"),
     }
     utterances = read_manifest(done / "corpus" / "test.jsonl")
     for record in records:
-        assert (record.profile, record.experiment) == ("smoke", "wer")
+        assert record.profile == "smoke" and record.experiment in ("wer", "ablation")
         assert (record.model, record.family) == ("tiny", "quartznet")
         assert (record.corpus, record.split) == ("noises", "test")
         assert record.caveats == ("subset of 2 of 9", "noises", "random weights")
@@ -103,7 +107,27 @@ def test_the_synthesis_leaves_its_record(done: Path) -> None:
     assert record["provenance"]["model_sha256"] == sha256_file(done / "tiny.nemo")
 
 
-@pytest.mark.parametrize("name", ["synthesis", "wer"])
+def test_the_ablations_stand_beside_the_first_scheme(done: Path) -> None:
+    records = [r for r in read_records(done / "results", "smoke") if r.experiment == "ablation"]
+    found = {(r.scheme, r.variant): r for r in records}
+    assert set(found) == {("float", ""), ("w8a8", ""), ("w8a8", "mse")}  # no stream to narrow
+    methods = [found["w8a8", name].provenance["scheme"]["range_method"] for name in ("", "mse")]
+    assert methods == ["minmax", "mse"]
+
+
+def test_the_layers_leave_their_record(done: Path) -> None:
+    record = json.loads((done / "results/smoke/layers/tiny.json").read_text())
+    assert (record["corpus"], record["split"], record["utterances"]) == ("noises", "test", 2)
+    assert record["caveats"] == ["subset of 2 of 9", "noises", "random weights"]
+    assert set(record["tensors"]) == {"w8a8", "w4a8"}
+    fine, coarse = (record["tensors"][scheme] for scheme in ("w8a8", "w4a8"))
+    names = [tensor["name"] for tensor in fine]
+    assert names == [tensor["name"] for tensor in coarse]
+    assert names[0] == "features" and names[-1] == "logits"
+    assert all(f["local_snr_db"] >= c["local_snr_db"] for f, c in zip(fine, coarse, strict=True))
+
+
+@pytest.mark.parametrize("name", ["synthesis", "wer", "layers", "ablation"])
 def test_notebooks_are_executed_and_show_their_records(done: Path, name: str) -> None:
     executed = cells(done / "results" / "smoke" / "notebooks" / f"{name}.ipynb")
     code = [cell for cell in executed if cell.cell_type == "code"]
@@ -113,14 +137,15 @@ def test_notebooks_are_executed_and_show_their_records(done: Path, name: str) ->
     assert any("image/png" in output.get("data", {}) for output in outputs)
     text = json.dumps(outputs)
     assert "random weights" in text
-    if name == "wer":
-        for record in read_records(done / "results"):
+    for record in read_records(done / "results"):
+        if record.experiment == name and (name == "wer" or record.scheme != "float"):
             assert f"{record.wer_pct:.2f}" in text
 
 
 def test_a_repetition_gives_the_same_bytes(done: Path) -> None:
     before = contents(done / "results")
-    assert len(before) == 2 + 1 + 3 + 3  # notebooks, a synthesis, records, hypotheses
+    # notebooks, records of a synthesis, layers and word errors, and hypotheses
+    assert len(before) == 4 + 1 + 1 + (4 + 3) + (4 + 1)
     reproduce(done, "smoke", force=True)
     assert contents(done / "results") == before
 
@@ -129,8 +154,8 @@ def test_what_is_done_is_not_run_again(
     done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_execute", None)
-    assert [path.name for path in reproduce(done, "smoke")] == ["synthesis.ipynb", "wer.ipynb"]
-    assert capsys.readouterr().out.count("is up to date") == 2
+    assert [path.stem for path in reproduce(done, "smoke")] == ALL
+    assert capsys.readouterr().out.count("is up to date") == len(ALL)
 
 
 @pytest.fixture
@@ -141,14 +166,17 @@ def executed(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def pretend(_: Path, source: Path, output: Path, values: object) -> None:
         names.append(source.stem)
         results = output.parents[1]
-        for path in (
-            output,
-            results / "synthesis" / "tiny.json",
-            results / "records" / "wer_tiny.json",
-            results / "hypotheses" / "tiny.jsonl",
-        ):
+        left = (
+            [results / source.stem / "tiny.json"]
+            if source.stem in ("synthesis", "layers")
+            else [
+                results / "records" / f"{source.stem}_tiny.json",
+                results / "hypotheses" / "tiny.jsonl",
+            ]
+        )
+        for path in (output, *left):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("pretended")  # fmt: skip
+            path.write_text("pretended")
 
     monkeypatch.setattr(module, "_execute", pretend)
     return names
@@ -170,7 +198,7 @@ def test_real_recordings_can_stand_beside_the_synthetic_ones(
     recordings = write_corpus(root / "recordings", 2)
     real = {"calibrations": ["real"], "calibration_manifest": "recordings/test.jsonl"}
     path.write_text(json.dumps(json.loads(path.read_text()) | real))
-    _, record = wer_experiment(Parameters("smoke", root=root))
+    _, record, _ = wer_experiment(Parameters("smoke", root=root))
     assert (record.scheme, record.calibration) == ("w8a8", "real")
     assert record.provenance["calibration"] == {
         "kind": "real", "utterances": 2, "manifest_sha256": sha256_file(recordings),
@@ -188,12 +216,11 @@ def edit(path: Path) -> None:
     path.write_text(path.read_text().replace("tiny model", "small model"))
 
 
-BOTH = ["synthesis", "wer"]
 CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "nothing": (lambda root: None, []),
-    "a model": (lambda root: write_checkpoint(root / "tiny.nemo", seed=1), BOTH),
-    "the profile": (lambda root: edit(root / "workflow/profiles/smoke.json"), BOTH),
-    "a recording": (lambda root: write_audio(root / "corpus/audio/0.wav", 0.4, seed=9), BOTH),
+    "a model": (lambda root: write_checkpoint(root / "tiny.nemo", seed=1), ALL),
+    "the profile": (lambda root: edit(root / "workflow/profiles/smoke.json"), ALL),
+    "a recording": (lambda root: write_audio(root / "corpus/audio/0.wav", 0.4, seed=9), ALL),
     "a notebook": (lambda root: (root / "notebooks/wer.ipynb").open("a").write("\n"), ["wer"]),
     "an executed notebook": (
         lambda root: (root / "results/smoke/notebooks/wer.ipynb").write_text("edited"), ["wer"]),
@@ -203,11 +230,15 @@ CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda root: (root / "results/smoke/hypotheses/tiny.jsonl").write_text("x"), ["wer"]),
     "a synthesis lost": (lambda root: (root / "results/smoke/synthesis/tiny.json").unlink(),
                          ["synthesis"]),
+    "the layers lost": (lambda root: (root / "results/smoke/layers/tiny.json").unlink(),
+                        ["layers"]),
+    "an ablation lost": (
+        lambda root: (root / "results/smoke/records/ablation_tiny.json").unlink(), ["ablation"]),
     "a stamp cut": (lambda root: (root / "work/notebooks/smoke-wer.json").write_text("{"),
                     ["wer"]),
     "a stamp of another kind": (
         lambda root: (root / "work/notebooks/smoke-wer.json").write_text("[1]"), ["wer"]),
-    "all results": (lambda root: (root / "results").rename(root / "old"), BOTH),
+    "all results": (lambda root: (root / "results").rename(root / "old"), ALL),
 }  # fmt: skip
 
 
@@ -217,7 +248,7 @@ def test_only_what_a_change_touches_runs_again(
 ) -> None:
     act, expected = CHANGES[change]
     reproduce(root, "smoke")
-    assert executed == BOTH
+    assert executed == ALL
     executed.clear()
     act(root)
     reproduce(root, "smoke")
@@ -248,6 +279,7 @@ def test_parameters_count_as_a_change(root: Path, executed: list[str]) -> None:
     [
         ("plots", {}, "notebook 'plots' is unknown"),
         ("budget", {}, "names no budgets"),
+        ("ablation", {"models": ["other"]}, "no model 'other'"),
         (None, {"sed": 4}, "'sed' is unknown"),
         (None, {"profile": "local"}, "--profile"),
         (None, {"seed": "x"}, "seed an integer"),
@@ -362,10 +394,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(done: Path, root: Path) -> None:
     expected = {
         name: content
         for name, content in contents(done / "results").items()
-        if "synthesis" not in name.split("/")[1] and "notebooks/synthesis" not in name
+        if "/wer" in name or ("hypotheses" in name and "mse" not in name)
     }
     assert contents(root / "results") == expected
-    assert read_records(root / "results") == read_records(done / "results")
 
 
 def test_an_interruption_is_one_sentence(root: Path) -> None:

@@ -61,8 +61,12 @@ def quantize(
     ] = None,
     scheme: Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")] = None,
     ranges: Annotated[
-        str, typer.Option(help="activation ranges: minmax, percentile or mse")
-    ] = "minmax",
+        str | None,
+        typer.Option(
+            help="activation ranges: minmax, percentile or mse [default: mse for a Conformer, "
+            "minmax otherwise]"
+        ),
+    ] = None,
     calibration: Annotated[
         str, typer.Option(help="synthetic (no data), noise, or real (with --manifest)")
     ] = "synthetic",
@@ -83,16 +87,18 @@ def quantize(
     from zqlib import quantized_model
     from zqlib.calibration_data import calibration_batches, synthesis_config
     from zqlib.models import load_model
-    from zqlib.quantization.scheme import preset
+    from zqlib.quantization.scheme import preset, usual_ranges
 
     if bits is not None and scheme is not None:
         raise InputError("Give --bits or --scheme, not both.")
     name = "w8a8" if scheme is None else scheme
-    chosen = preset(name if bits is None else f"w{bits}a{bits}", range_method=ranges)
+    name = name if bits is None else f"w{bits}a{bits}"
+    preset(name, range_method=ranges or "minmax")  # refused before the model is read
     if output.suffix != ".zq":
         raise InputError(f"The output {output} must end in .zq.")
     config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
     loaded = load_model(model)
+    chosen = preset(name, range_method=ranges or usual_ranges(loaded.family))
     data, description = calibration_batches(
         loaded, calibration, config, manifest, progress=not quiet
     )
@@ -100,7 +106,8 @@ def quantize(
     quantized.save(output)
     size_mb = output.stat().st_size / 1e6
     print(
-        f"{output}: {loaded.family} {loaded.name}, {chosen.name}, {calibration} calibration, "
+        f"{output}: {loaded.family} {loaded.name}, {chosen.name}, {calibration} calibration "
+        f"({chosen.range_method} ranges), "
         f"{size_mb:.2f} MB ({loaded.size_mb / size_mb:.2f}x smaller than float32)"
     )
 
@@ -188,7 +195,9 @@ def evaluate(
 @app.command(epilog="Example: zq reproduce --profile quick --only wer -p splits=mini-clean")
 def reproduce(
     profile: Annotated[str, typer.Option(help="a file in workflow/profiles")] = "quick",
-    only: Annotated[str | None, typer.Option(help="one notebook: synthesis or wer")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="one notebook: synthesis, wer, layers, ablation or budget")
+    ] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option("-p", "--parameter", help="name=value for the notebooks; lists by commas"),

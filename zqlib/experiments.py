@@ -1,4 +1,4 @@
-"""The experiments that the notebooks show: synthesis, what it costs, and word error rates.
+"""The experiments that the notebooks show: synthesis, word error rates, ablations, layer errors.
 
 Each function runs what is missing, keeps intermediate results below `work/` under names made of
 everything that they depend on (weights, data, settings, the sources of zqlib), and writes records
@@ -7,17 +7,21 @@ below `results/<profile>/`. Interrupted, it goes on where it was.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from zqlib.audio import audio_features
 from zqlib.calibration_data import calibration_batches
+from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
 from zqlib.files import read_json, sha256_file, write_json
+from zqlib.layer_errors import tensor_errors
 from zqlib.models import CTCModel, load_model
 from zqlib.parameters import Parameters
+from zqlib.profiles import CorpusSplit, ModelSource, Profile
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import load_quantized, quantize
 from zqlib.recognition import FloatRecogniser, IntegerRecogniser
@@ -31,7 +35,16 @@ from zqlib.synthesis import (
     synthesize,
 )
 
-__all__ = ["SynthesisResult", "budget_experiment", "synthesis_experiment", "wer_experiment"]
+__all__ = [
+    "SynthesisResult",
+    "ablation_experiment",
+    "budget_experiment",
+    "layers_experiment",
+    "synthesis_experiment",
+    "wer_experiment",
+]
+
+_COMPARED = 8  # utterances whose tensors are compared one by one
 
 
 @dataclass(frozen=True)
@@ -105,22 +118,89 @@ def wer_experiment(parameters: Parameters) -> list[Record]:
     profile = parameters.load_profile()
     root = parameters.root
     records: list[Record] = []
+    usual = profile.calibrations[0]
     for source in profile.models:
         path = source.resolve(root)
         model = load_model(path)
         systems = [_float_system("wer", model)]
-        for scheme in profile.quant_schemes():
-            for calibration in profile.calibrations:
-                recordings = profile.resolve_calibration(root) if calibration == "real" else None
-                recipe = _Recipe(scheme, calibration, profile.synthesis, recordings)
-                program = _program(root, model, path, recipe)
-                systems.append(_integer_system("wer", program, recipe))
-        for split in profile.corpora:
-            if not source.corpora or split.corpus in source.corpora:
-                records += score_systems(root, profile, source, model, split, systems)
-    if not records:
-        raise InputError("No model is to be scored on any of these splits; choose others.")
-    return records
+        first, *others = profile.quant_schemes(model.family)
+        compared = [(first, calibration) for calibration in profile.calibrations]
+        for scheme, calibration in compared + [(other, usual) for other in others]:
+            recordings = profile.resolve_calibration(root) if calibration == "real" else None
+            recipe = _Recipe(scheme, calibration, profile.synthesis, recordings)
+            program = _program(root, model, path, recipe)
+            systems.append(_integer_system("wer", program, recipe))
+        records += _score_on_all_splits(root, profile, source, model, systems)
+    return _some(records)
+
+
+def ablation_experiment(parameters: Parameters) -> list[Record]:
+    """Score variations of a profile's first scheme, beside it and the float model."""
+    profile = parameters.load_profile()
+    root = parameters.root
+    records: list[Record] = []
+    for source in profile.models:
+        path = source.resolve(root)
+        model = load_model(path)
+        systems = [_float_system("ablation", model)]
+        first = profile.quant_schemes(model.family)[0]
+        variants = {"": first} | {
+            ablation.name: ablation.apply(first)
+            for ablation in profile.ablations
+            if not ablation.families or model.family in ablation.families
+        }
+        for name, scheme in variants.items():
+            recipe = _Recipe(scheme, "synthetic", profile.synthesis)
+            program = _program(root, model, path, recipe)
+            systems.append(replace(_integer_system("ablation", program, recipe), variant=name))
+        records += _score_on_all_splits(root, profile, source, model, systems)
+    return _some(records)
+
+
+def layers_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
+    """Compare the integer programs of each model with the float model, tensor by tensor.
+
+    Yields:
+        The record of each model: `tensors` maps the name of a scheme to the errors of its tensors,
+        in order of execution, each with the fields of `zqlib.layer_errors.TensorError`.
+    """
+    profile = parameters.load_profile()
+    root = parameters.root
+    for source in profile.models:
+        split = next(_splits(profile, source), None)
+        if split is None:
+            continue
+        if split is None:
+            continue
+        path, manifest = source.resolve(root), split.resolve(root)
+        model = load_model(path)
+        utterances = read_manifest(manifest)[:_COMPARED]
+        features = [audio_features(u.audio_path, model.front_end) for u in utterances]
+        data, details = calibration_batches(
+            model, "synthetic", profile.synthesis, cache=root / "work" / "synthesis"
+        )
+        record = {
+            "experiment": "layers",
+            "profile": profile.name,
+            "model": model.name,
+            "family": model.family,
+            "corpus": split.corpus,
+            "split": split.split,
+            "utterances": len(utterances),
+            "caveats": [*split.all_caveats(utterances), *source.caveats],
+            "calibration": details,
+            "tensors": {
+                scheme.name: [asdict(e) for e in tensor_errors(model, data, scheme, features)]
+                for scheme in profile.quant_schemes(model.family)
+            },
+            "device": device_name(),
+            "commit": commit(root),
+            "provenance": provenance(
+                model_sha256=sha256_file(path), data_sha256=data_digest(manifest)
+            ),
+        }
+        write_json(root / "results" / profile.name / "layers" / f"{model.name}.json", record)
+        yield record
 
 
 def budget_experiment(parameters: Parameters) -> list[Record]:
@@ -133,7 +213,7 @@ def budget_experiment(parameters: Parameters) -> list[Record]:
     root, source, split = parameters.root, profile.models[0], profile.corpora[0]
     path = source.resolve(root)
     model = load_model(path)
-    scheme = profile.quant_schemes()[0]
+    scheme = profile.quant_schemes(model.family)[0]
     systems = [_float_system("budget", model)]
     for config in profile.budgets:
         recipe = _Recipe(scheme, "synthetic", config)
@@ -160,6 +240,24 @@ def budget_experiment(parameters: Parameters) -> list[Record]:
         system = _integer_system("budget", program, recipe)
         systems.append(replace(system, variant=variant, details=read_json(cost_path)))
     return list(score_systems(root, profile, source, model, split, systems))
+
+
+def _splits(profile: Profile, source: ModelSource) -> Iterator[CorpusSplit]:
+    """The splits that a model is scored on."""
+    return (s for s in profile.corpora if not source.corpora or s.corpus in source.corpora)
+
+
+def _score_on_all_splits(
+    root: Path, profile: Profile, source: ModelSource, model: CTCModel, systems: list[System]
+) -> Iterator[Record]:
+    for split in _splits(profile, source):
+        yield from score_systems(root, profile, source, model, split, systems)
+
+
+def _some(records: list[Record]) -> list[Record]:
+    if not records:
+        raise InputError("No model is to be scored on any of these splits; choose others.")
+    return records
 
 
 def _float_system(experiment: str, model: CTCModel) -> System:

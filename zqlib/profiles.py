@@ -12,10 +12,12 @@ from zqlib.corpora.get import get_corpus
 from zqlib.corpora.manifest import Utterance
 from zqlib.errors import InputError
 from zqlib.files import read_json
-from zqlib.quantization.scheme import QuantScheme, preset
+from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
 from zqlib.synthesis import REDUCED, SynthesisConfig
 
-__all__ = ["CorpusSplit", "ModelSource", "Profile", "load_profile"]
+__all__ = ["Ablation", "CorpusSplit", "ModelSource", "Profile", "load_profile"]
+
+_FAMILIES = ("quartznet", "jasper", "conformer")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,36 @@ class CorpusSplit:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """A scheme that differs from the profile's first in one respect.
+
+    Attributes:
+        name: in the results.
+        changes: fields of `QuantScheme` and their other values.
+        families: of models that it makes a difference to; empty for all.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+    families: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_types(self, name=str, changes=dict, families=tuple)
+        if not re.fullmatch(r"[a-z0-9.-]+", self.name):
+            raise InputError(f"The ablation {self.name!r} must be named in a-z, 0-9, '.' and '-'.")
+        if unknown := sorted(set(self.families) - set(_FAMILIES)):
+            raise InputError(f"The ablation {self.name} names the unknown family {unknown[0]!r}.")
+
+    def apply(self, scheme: QuantScheme) -> QuantScheme:
+        """The scheme with the changes.
+
+        Raises:
+            InputError: a change is of no field of a scheme, or to an impossible value.
+        """
+        return QuantScheme.from_json({**scheme.to_json(), **self.changes})
+
+
+@dataclass(frozen=True)
 class Profile:
     """A reproduction.
 
@@ -95,11 +127,13 @@ class Profile:
         description: one sentence for the reader.
         models, corpora: every model is scored on every split (but see `ModelSource.corpora`).
         schemes: integer schemes, by short name.
-        calibrations: `synthetic`, `noise`, and `real` to compare with.
+        calibrations: `synthetic`, `noise`, and `real`; the first serves all schemes, the others are
+            compared with it at the first scheme.
         calibration_manifest: recordings for `real`, which no other calibration looks at.
         synthesis: how the calibration set is made.
-        range_method: how activation ranges follow from it.
+        range_method: how activation ranges follow from it; None for what is usual for the family.
         budgets: other settings of the synthesis, to compare what they cost and reach.
+        ablations: variations of the first scheme, to compare what they cost.
     """
 
     name: str
@@ -110,20 +144,24 @@ class Profile:
     calibrations: tuple[str, ...] = ("synthetic", "noise")
     calibration_manifest: str | None = None
     synthesis: SynthesisConfig = field(default=REDUCED)
-    range_method: str = "minmax"
+    range_method: str | None = None
     budgets: tuple[SynthesisConfig, ...] = ()
+    ablations: tuple[Ablation, ...] = ()
 
     def __post_init__(self) -> None:
         _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
         _check_types(self, calibration_manifest=(str, type(None)))
-        if not self.models or not self.corpora:
-            raise InputError(f"The profile {self.name!r} names no model or no corpus.")
+        if not (self.models and self.corpora and self.schemes and self.calibrations):
+            raise InputError(
+                f"The profile {self.name!r} needs a model, a corpus, a scheme and a calibration."
+            )
         models = [model.name for model in self.models]
         splits = [(split.corpus, split.split) for split in self.corpora]
-        if len({*models}) < len(models) or len({*splits}) < len(splits):
+        names = [ablation.name for ablation in self.ablations]
+        if any(len({*items}) < len(items) for items in (models, splits, names)):
             raise InputError(
-                f"The profile {self.name!r} names a model or a split twice; their results would "
-                "replace each other."
+                f"The profile {self.name!r} names a model, a split or an ablation twice; their "
+                "results would replace each other."
             )
         for calibration in self.calibrations:
             if calibration not in CALIBRATIONS:
@@ -133,15 +171,19 @@ class Profile:
                 f"The profile {self.name!r} needs a calibration_manifest for the calibration "
                 "'real', and only for that."
             )
-        self.quant_schemes()
+        for family in _FAMILIES:
+            first, *_ = self.quant_schemes(family)
+            for ablation in self.ablations:
+                ablation.apply(first)
 
     def resolve_calibration(self, root: Path) -> Path | None:
         """The manifest of recordings to calibrate on, where there is one."""
         return root / expand(self.calibration_manifest) if self.calibration_manifest else None
 
-    def quant_schemes(self) -> list[QuantScheme]:
-        """The schemes, parsed."""
-        return [preset(name, range_method=self.range_method) for name in self.schemes]
+    def quant_schemes(self, family: str) -> list[QuantScheme]:
+        """The schemes for a model of a family."""
+        method = usual_ranges(family) if self.range_method is None else self.range_method
+        return [preset(name, range_method=method) for name in self.schemes]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -160,6 +202,9 @@ class Profile:
             )
             if "synthesis" in values:
                 values["synthesis"] = SynthesisConfig.from_json(values["synthesis"])
+            values["ablations"] = tuple(
+                Ablation(**_checked(Ablation, item)) for item in values.get("ablations", ())
+            )
             values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
             profile = cls(**values)
         except TypeError as error:

@@ -19,8 +19,8 @@ from zqlib.scoring import data_digest, source_digest
 
 __all__ = ["NOTEBOOKS", "NotebookError", "reproduce"]
 
-NOTEBOOKS = ("synthesis", "wer", "budget")
-"""In the order in which they run; `budget` only where the profile names budgets to compare."""
+NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget")
+"""In the order in which they run; the last two only where the profile names what to compare."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what an object without a better name prints
 
@@ -65,10 +65,11 @@ def reproduce(
     }
     if recordings := cut.resolve_calibration(root):
         inputs["recordings"] = [data_digest(_existing(recordings))]
-    if only == "budget" and not cut.budgets:
-        raise InputError(f"The profile {profile!r} names no budgets to compare.")
+    compared = {"budget": cut.budgets, "ablation": cut.ablations}
+    if only and not compared.get(only, True):
+        raise InputError(f"The profile {profile!r} names no {only}s to compare.")
     outputs = []
-    names = [only] if only else [n for n in NOTEBOOKS if n != "budget" or cut.budgets]
+    names = [only] if only else [n for n in NOTEBOOKS if compared.get(n, True)]
     for name in names:
         source = root / "notebooks" / f"{name}.ipynb"
         output = root / "results" / profile / "notebooks" / f"{name}.ipynb"
@@ -98,7 +99,7 @@ def _existing(path: Path) -> Path:
 def _left(output: Path) -> dict[str, str]:
     """Digests of a notebook and of the results that it has left in its profile's folder."""
     folder = output.parents[1]
-    patterns = ("synthesis/*",) if output.stem == "synthesis" else (
+    patterns = (f"{output.stem}/*",) if output.stem in ("synthesis", "layers") else (
         f"records/{output.stem}_*", "hypotheses/*"
     )  # fmt: skip
     paths = [output, *(path for pattern in patterns for path in folder.glob(pattern))]

@@ -7,6 +7,7 @@ multiply-add of contiguous rows.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,13 +40,20 @@ class ProgramOutput:
     lengths: Tensor
 
 
-def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
+def run(
+    program: Program,
+    features: Tensor,
+    lengths: Tensor,
+    observe: Callable[[str, Tensor], None] | None = None,
+) -> ProgramOutput:
     """Execute a program.
 
     Args:
         program: the program.
         features: (batch, channels, frames), quantized, of the program's input type.
         lengths: (batch,) int64, valid frames of each utterance.
+        observe: called with the name and the values, (batch, channels, frames), of every operator's
+            output, and bound to integers as all that runs here.
 
     Returns:
         Token ids, logits and output lengths.
@@ -111,6 +119,8 @@ def run(program: Program, features: Tensor, lengths: Tensor) -> ProgramOutput:
                 case Argmax():
                     x, valid = take(operator.input)
                     result = x.argmax(2, keepdim=True).to(torch.int32), valid
+            if observe:
+                observe(operator.output, result[0].transpose(1, 2))
             values[operator.output] = result
         logits, lengths = values[program.logits]
         tokens = values[program.tokens][0][:, :, 0]

@@ -6,7 +6,7 @@ calibration looks at all of those and nothing else.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +53,7 @@ class FloatGraph:
         features: Tensor,
         lengths: Tensor,
         observe: Callable[[str, Tensor], None] | None = None,
+        instead: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Execute in float32.
 
@@ -61,12 +62,15 @@ class FloatGraph:
             lengths: (batch,) int64.
             observe: called with the name and the valid values, (channels, frames of all
                 utterances), of the features and of every activation.
+            instead: (batch, channels, frames) float32 by name: what an operator reads in the place
+                of what was computed, and observed, before it.
 
         Returns:
             Logits (batch, classes, frames) float32 and output lengths (batch,).
         """
         x = features.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        values = {self.input: (x, lengths)}
+        instead = instead or {}
+        values = {self.input: (instead[self.input][:, :, None] if instead else x, lengths)}
         last_reader = {name: operator for operator in self.operators for name in operator.reads}
         if observe:
             observe(self.input, _valid(x, lengths))
@@ -102,6 +106,8 @@ class FloatGraph:
                     result = _attention(operator, x, key, value, positions, lengths)
             if observe and not isinstance(operator, Accumulating):
                 observe(operator.output, _valid(*result))
+            if operator.output in instead:
+                result = instead[operator.output][:, :, None], result[1]
             values[operator.output] = result
             for name in set(operator.reads):
                 if last_reader[name] is operator:

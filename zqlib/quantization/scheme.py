@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from zqlib.errors import InputError
 
-__all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset"]
+__all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_ranges"]
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 ResidualSum = Literal["whole", "partial", "shared"]
@@ -77,6 +77,15 @@ class QuantScheme:
         if unknown := sorted(set(value) - known):
             raise InputError(f"The quantization scheme has the unknown key {unknown[0]!r}.")
         return cls(**value)
+
+
+def usual_ranges(family: str) -> RangeMethod:
+    """The range method that a family takes unless told otherwise.
+
+    A Conformer's activations have outliers that min/max pays dearly for; QuartzNet and Jasper lose
+    more by clipping theirs (the page *What each choice is worth* has the measurements).
+    """
+    return "mse" if family == "conformer" else "minmax"
 
 
 def preset(name: str, **overrides: Any) -> QuantScheme:
