@@ -144,12 +144,11 @@ def ablation_experiment(parameters: Parameters) -> list[Record]:
         model = load_model(path)
         systems = [_float_system("ablation", model)]
         first = profile.quant_schemes(model.family)[0]
-        variants = {"": first} | {
-            ablation.name: ablation.apply(first)
-            for ablation in profile.ablations
-            if not ablation.families or model.family in ablation.families
-        }
-        for name, scheme in variants.items():
+        variants = {first: ""}  # an ablation that changes nothing for a family adds nothing
+        for ablation in profile.ablations:
+            if model.family in (ablation.families or (model.family,)):
+                variants.setdefault(ablation.apply(first), ablation.name)
+        for scheme, name in variants.items():
             recipe = _Recipe(scheme, "synthetic", profile.synthesis)
             program = _program(root, model, path, recipe)
             systems.append(replace(_integer_system("ablation", program, recipe), variant=name))
