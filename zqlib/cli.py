@@ -258,7 +258,7 @@ def train(
         Path | None, typer.Option(help="the .nemo of an earlier round to start from")
     ] = None,
 ) -> None:
-    """Train the mini QuartzNet; the record beside the committed one holds its settings."""
+    """Train a mini model: the QuartzNet, or one of a record in zqlib/checkpoints (--config)."""
     from zqlib.files import read_json
     from zqlib.training import TrainingConfig
     from zqlib.training import train as run

@@ -12,11 +12,13 @@ import pytest
 import soundfile
 import torch
 
+import zqlib
 from zqlib.audio import MelConfig, pad_features
 from zqlib.corpora import mini
 from zqlib.corpora.espeak import SpeechRequest, speak
 from zqlib.corpora.manifest import Utterance, write_manifest
 from zqlib.errors import InputError
+from zqlib.files import read_json, sha256_file
 from zqlib.models import load_model
 from zqlib.models.conformer import ConformerConfig
 from zqlib.models.jasper import BlockConfig
@@ -311,3 +313,24 @@ def test_foreign_characters_in_a_transcript_are_refused(tmp_path: Path) -> None:
     soundfile.write(path, np.zeros(8000, dtype=np.float32), 16000)
     with pytest.raises(InputError, match="other than a-z"):
         load_examples([Utterance(path, 0.5, "Über 5")], 1, loop.MelFrontEnd(MelConfig()), 0)
+
+
+FAMILIES = {"mini-quartznet": ("quartznet", 20), "mini-jasper": ("jasper", 20),
+            "mini-conformer": ("conformer", 25)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_committed_checkpoints_are_those_of_their_records(name: str) -> None:
+    path = Path(zqlib.__file__).parent / "checkpoints" / f"{name}.nemo"
+    record = read_json(path.with_suffix(".json"))
+    family, most_an4_wer_pct = FAMILIES[name]
+    assert record["checkpoint_sha256"] == sha256_file(path)
+    assert path.stat().st_size <= 5_000_000
+    tests = record["tests"]
+    assert tests["mini-clean"]["wer_pct"] <= 5
+    assert tests["an4-test"]["utterances"] == 130
+    assert tests["an4-test"]["wer_pct"] <= most_an4_wer_pct
+    model = load_model(path)
+    assert model.family == family
+    assert sum(p.numel() for p in model.network.parameters()) == record["parameters"]
+    assert TrainingConfig.from_json(record["config"]).to_json() == record["config"]

@@ -1,4 +1,4 @@
-"""Training of the mini QuartzNet that the quick profile quantizes (`zq train`)."""
+"""Training of the mini models that the quick profile quantizes (`zq train`)."""
 
 from zqlib.training.config import TrainingConfig
 from zqlib.training.loop import train

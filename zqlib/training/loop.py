@@ -1,4 +1,4 @@
-"""Training of the mini QuartzNet: seeded, resumable, on a CPU.
+"""Training of the mini models: seeded, resumable, on a CPU.
 
 A run that is killed and started again ends with the weights of one that was not: order,
 distortions and dropout of a step hang on the seed and the step alone, and a checkpoint holds the
