@@ -333,4 +333,5 @@ def test_the_committed_checkpoints_are_those_of_their_records(name: str) -> None
     model = load_model(path)
     assert model.family == family
     assert sum(p.numel() for p in model.network.parameters()) == record["parameters"]
-    assert TrainingConfig.from_json(record["config"]).to_json() == record["config"]
+    config = TrainingConfig.from_json(record["config"]).to_json()
+    assert config.items() >= record["config"].items()
