@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zqlib.integer import reference
 from zqlib.models import CTCModel
-from zqlib.quantization.calibrate import activation_levels, calibrate
+from zqlib.quantization.calibrate import activation_levels, calibrate, zero_points
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower, quantize_weight
@@ -76,7 +76,7 @@ def tensor_errors(
     graph = fold(model.network, scheme)
     scales = calibrate(graph, batches, scheme)
     program = lower(graph, scales, scheme)
-    levels = activation_levels(graph, scheme)
+    levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
     step = {
         **scales,
         graph.logits: _logits_step(graph, scales[graph.operators[-1].reads[0]], scheme),
@@ -90,7 +90,10 @@ def tensor_errors(
         integers = {graph.input: quantized}
         reference.run(program, quantized, lengths, integers.__setitem__)
         integers[graph.logits] = integers[program.logits]
-        real = {name: integers[name] * torch.tensor(step[name]) for name in step}
+        real = {
+            name: (integers[name].to(torch.int32) - zeros.get(name, 0)) * torch.tensor(step[name])
+            for name in step
+        }
         pure, local = dict[str, Tensor](), dict[str, Tensor]()
         logits, _ = graph.run(x, lengths, pure.__setitem__)
         pure[graph.logits] = logits[0]
@@ -105,7 +108,7 @@ def tensor_errors(
             count.values += value.numel()
             if name in levels:
                 low, high = levels[name]
-                steps = torch.round(local[name] / step[name])
+                steps = torch.round(local[name] / step[name]) + zeros.get(name, 0)
                 count.clipped += int(((steps < low) | (steps > high)).sum())
     return [count.error(name) for name, count in sums.items()]
 

@@ -22,7 +22,7 @@ from zqlib.integer.nonlinear import (
     layer_norm,
     logistic,
     sigmoid,
-    softmax,
+    softmax_weights,
     swish,
 )
 
@@ -118,7 +118,7 @@ def test_exponent_multiplier_out_of_reach() -> None:
 
 def softmax_of(scores: Tensor, scale: float, valid: Tensor | None = None) -> Tensor:
     valid = torch.ones_like(scores, dtype=torch.bool) if valid is None else valid
-    return guarded(softmax, scores, *exponent_multiplier(scale), valid)
+    return guarded(softmax_weights, scores, *exponent_multiplier(scale), valid)
 
 
 def softmax_error(scores: Tensor, scale: float) -> float:
@@ -126,7 +126,7 @@ def softmax_error(scores: Tensor, scale: float) -> float:
     result = softmax_of(scores, scale)
     assert (result.dtype, result.shape) == (torch.uint8, scores.shape)
     below = scores.double() - scores.amax(-1, keepdim=True)
-    return float((result - 255 * torch.softmax(scale * below, -1)).abs().max())
+    return float((result - 255 * torch.exp(scale * below)).abs().max())
 
 
 @pytest.mark.parametrize("keys", [1, 2, 3, 17, 256, 2000])
@@ -135,10 +135,10 @@ def test_softmax_is_within_its_error(scale: float, keys: int) -> None:
     reach = min(INT32_MAX, int(12 / scale) + 1)
     for seed, width in enumerate([INT32_MAX, reach, reach // 4 + 1, reach // 16 + 1]):
         scores = integers((8, keys), -width, width, torch.int32, seed)
-        assert softmax_error(scores, scale) < 0.85
+        assert softmax_error(scores, scale) < 1.23
         scores[:, :: max(1, keys // 2)] = INT32_MAX
         scores[::2, -1] = INT32_MIN
-        assert softmax_error(scores, scale) < 0.85
+        assert softmax_error(scores, scale) < 1.23
 
 
 @pytest.mark.parametrize("others", [0, 1, 8])
@@ -151,7 +151,7 @@ def test_softmax_over_all_fractions_of_the_exponent(far: float, others: int) -> 
     scores = torch.zeros(2 * ONE + 1, 2 + others, dtype=torch.int32)
     scores[:, 1] = -torch.arange(2 * ONE + 1)
     scores[:, 2:] = -round((far + others.bit_length() - 1) * ONE)
-    assert softmax_error(scores, UNIT_SCALE) < 0.85
+    assert softmax_error(scores, UNIT_SCALE) < 1.23
 
 
 @reproducible
@@ -160,14 +160,14 @@ def test_softmax_over_all_fractions_of_the_exponent(far: float, others: int) -> 
 @example([INT32_MIN, INT32_MIN + 1], 5.0)
 @example([INT32_MAX] * 40, 5.0)
 def test_softmax_of_any_row(row: list[int], scale: float) -> None:
-    assert softmax_error(torch.tensor(row, dtype=torch.int32), scale) < 0.85
+    assert softmax_error(torch.tensor(row, dtype=torch.int32), scale) < 1.23
 
 
 @pytest.mark.parametrize("value", [INT32_MIN, -7, 0, INT32_MAX])
 @pytest.mark.parametrize("keys", [1, 2, 3, 7, 255, 511, 2000])
-def test_softmax_of_equal_scores_is_one_share_each(keys: int, value: int) -> None:
+def test_softmax_of_equal_scores_is_even(keys: int, value: int) -> None:
     scores = torch.full((keys,), value, dtype=torch.int32)
-    assert set(softmax_of(scores, 0.3).tolist()) == {int(Fraction(255, keys) + Fraction(1, 2))}
+    assert set(softmax_of(scores, 0.3).tolist()) == {255}
 
 
 @pytest.mark.parametrize("value", [INT32_MIN, -7, 0, INT32_MAX])

@@ -215,7 +215,7 @@ def test_tampering_helper_itself_changes_nothing(saved: Path, tmp_path: Path) ->
 
 def test_other_version_is_refused_by_its_number(saved: Path, tmp_path: Path) -> None:
     path = tampered(saved, tmp_path / "a.zq", lambda header, _: header.update(version=1))
-    with pytest.raises(InputError, match="format version 1, this zqlib reads version 2") as error:
+    with pytest.raises(InputError, match="format version 1, this zqlib reads version 3") as error:
         load_program(path)
     sentence(error, path)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zqlib.errors import InputError
 from zqlib.integer.arithmetic import requantize
-from zqlib.integer.nonlinear import softmax
+from zqlib.integer.nonlinear import softmax_weights
 from zqlib.integer.operators import Attention, Conv2d, Positions
 from zqlib.integer.products import product
 
@@ -61,8 +61,15 @@ def attend(
         scores = requantize(by_content, *operator.content)
         scores += requantize(by_distance, *operator.distance)
         scores = scores.clamp_(_INT32.min, _INT32.max).to(torch.int32)
-        context[row, :, head] = product(softmax(scores, *operator.exponent, valid[row]), v)
+        weights = softmax_weights(scores, *operator.exponent, valid[row])
+        context[row, :, head] = _mean(weights, v)
     return context.view(batch, frames, channels)
+
+
+def _mean(weights: Tensor, values: Tensor) -> Tensor:
+    """Means of (keys, size) int8 with (queries, keys) uint8 weights, in steps of 1/255; int32."""
+    total = weights.sum(1, keepdim=True, dtype=torch.int64)  # 255 at least
+    return ((product(weights, values).to(torch.int64) * 510 + total) // (2 * total)).to(torch.int32)
 
 
 def _dot(bias: Tensor, rows: Tensor) -> Tensor:

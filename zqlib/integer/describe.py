@@ -36,7 +36,7 @@ def describe(operator: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return _dyadic("exponent", operator.exponent), entry
         case Swish():
             tensors = _dyadic("exponent", operator.exponent) | _dyadic("gain", operator.gain)
-            return tensors, {"op": "swish", **_ends(operator)}
+            return tensors, {"op": "swish", "zero": operator.zero, **_ends(operator)}
         case Positions():
             return {"table": operator.table}, {"op": "positions", **_ends(operator)}
         case Product():
@@ -92,7 +92,7 @@ def rebuild(kind: str, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> 
             return Sigmoid(name, source, output, number("exponent"), entry["high"])
         case "swish":
             (source,) = reads
-            return Swish(name, source, output, number("exponent"), number("gain"))
+            return Swish(name, source, output, number("exponent"), number("gain"), entry["zero"])
         case "positions":
             (source,) = reads
             return Positions(name, source, output, tensors["table"])

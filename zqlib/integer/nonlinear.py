@@ -24,7 +24,7 @@ __all__ = [
     "layer_norm",
     "logistic",
     "sigmoid",
-    "softmax",
+    "softmax_weights",
     "swish",
 ]
 
@@ -68,11 +68,13 @@ def exponent_multiplier(scale: float) -> tuple[Tensor, Tensor]:
     return dyadic(torch.tensor([scale / math.log(2) * 2**_FRACTION_BITS], dtype=torch.float64))
 
 
-def softmax(scores: Tensor, m: Tensor, e: Tensor, valid: Tensor) -> Tensor:
-    """Softmax over the last axis, within 0.85 of a step of the exact one.
+def softmax_weights(scores: Tensor, m: Tensor, e: Tensor, valid: Tensor) -> Tensor:
+    """The numerators of a softmax over the last axis, the largest of each row brought to 255.
 
     exp(s (x - max)) is 2^z with z = (x - max) s / ln 2; range reduction by powers of two leaves a
-    polynomial of degree 2 (the method of I-BERT, Kim et al. 2021, section 3.5, in base 2).
+    polynomial of degree 2 (the method of I-BERT, Kim et al. 2021, section 3.5, in base 2). Divided
+    by their sum they would round to nothing in a row of many keys; so whoever takes a mean with
+    them divides that.
 
     Args:
         scores: (..., keys) int32.
@@ -81,14 +83,13 @@ def softmax(scores: Tensor, m: Tensor, e: Tensor, valid: Tensor) -> Tensor:
             row.
 
     Returns:
-        (..., keys) uint8 in steps of 1 / 255, 0 for keys that take no part.
+        (..., keys) uint8, within 1.23 of 255 exp(s (x - max)), 0 for keys that take no part.
     """
     lowest = torch.iinfo(torch.int32).min
     top = scores.masked_fill(~valid, lowest).amax(-1, keepdim=True)
     below = (scores.to(torch.int64) - top).clamp(min=lowest, max=0)
     powers = exp2(requantize(below, m, e)).masked_fill(~valid, 0)
-    total = powers.sum(-1, keepdim=True)
-    return ((powers * 255 + (total >> 1)) // total).to(torch.uint8)
+    return ((powers * 255 + (1 << (_POWER_BITS - 1))) >> _POWER_BITS).to(torch.uint8)
 
 
 def logistic(x: Tensor, m: Tensor, e: Tensor) -> Tensor:

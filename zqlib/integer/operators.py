@@ -180,6 +180,7 @@ class Swish:
         exponent: as in `Sigmoid`.
         gain: the dyadic number (m, e), each (1,), from the product in steps of 2^-15 of the input's
             to steps of the output.
+        zero: the output that stands for zero.
     """
 
     name: str
@@ -187,6 +188,7 @@ class Swish:
     output: str
     exponent: tuple[Tensor, Tensor]
     gain: tuple[Tensor, Tensor]
+    zero: int = 0
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -225,14 +227,14 @@ class Positions:
 
 @dataclass(frozen=True, eq=False)
 class Attention:
-    """The accumulator of softmax((q + u) k + shift((q + v) p)) v, with weights in steps of 1/255.
+    """The accumulator of softmax((q + u) k + shift((q + v) p)) v, in steps of 1/255 of v's.
 
     Attributes:
         reads: names of the query, the key, the value (int8) and the positions (int8).
         heads: they share the channels evenly.
         content_bias, distance_bias: (channels,) int32, u and v in steps of the query.
         content, distance: dyadic numbers (m, e), each (1,), from the two products to scores.
-        exponent: the dyadic number from scores to exponents of two, see `nonlinear.softmax`.
+        exponent: the dyadic number from scores to exponents of two (`nonlinear.softmax_weights`).
     """
 
     name: str

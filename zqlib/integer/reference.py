@@ -101,7 +101,7 @@ def run(
                 case Swish():
                     x, valid = take(operator.input)
                     target = program.tensors[operator.output]
-                    total = swish(x, operator.exponent, operator.gain)
+                    total = swish(x, operator.exponent, operator.gain).add_(operator.zero)
                     result = total.clamp_(target.low, target.high).to(target.dtype), valid
                 case Product():
                     (x, valid), (y, _) = (take(name) for name in operator.reads)

@@ -141,6 +141,8 @@ def _check_function(operator: Sigmoid | Swish, tensors: Mapping[str, TensorType]
     _require_dyadic(operator.exponent, name)
     if isinstance(operator, Swish):
         _require_dyadic(operator.gain, name)
+        zero = type(operator.zero) is int and 0 <= operator.zero <= target.high
+        require(zero, name, "zero is a level of the output")
     else:
         high = type(operator.high) is int and 1 <= operator.high <= target.high
         require(high, name, "one is a level of the output")

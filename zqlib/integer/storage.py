@@ -34,7 +34,7 @@ from zqlib.integer.program import (
 
 __all__ = ["FORMAT_VERSION", "load_program", "pack_bits", "save_program", "unpack_bits"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _DTYPES = {"int8": torch.int8, "uint8": torch.uint8, "int32": torch.int32}
 
 

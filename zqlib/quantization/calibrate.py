@@ -1,6 +1,6 @@
 """Static calibration: run the folded float graph over calibration features, keep the ranges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -9,10 +9,11 @@ from zqlib.quantization.nodes import Activation, FloatFunction, FloatLayerNorm, 
 from zqlib.quantization.ranges import Extremes, Histogram, clipping_value, quantized_levels
 from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["activation_levels", "calibrate"]
+__all__ = ["activation_levels", "calibrate", "zero_points"]
 
 _WIDE = 2**15 - 1  # tensors of 16 bits and more can spare two of them:
 _HEADROOM = 4.0  # then nothing is ever clipped
+_SWISH_DEPTH = 0.27847  # a Swish has its minimum, minus this, at -1.278
 
 
 def activation_levels(graph: FloatGraph, scheme: QuantScheme) -> dict[str, tuple[int, int]]:
@@ -27,11 +28,24 @@ def activation_levels(graph: FloatGraph, scheme: QuantScheme) -> dict[str, tuple
             case Activation(relu=True):
                 _, high = quantized_levels(bits, signed=not scheme.unsigned_relu)
                 levels[operator.output] = (0, high)
-            case FloatFunction(function="sigmoid"):
+            case FloatFunction(function=function) if function == "sigmoid" or scheme.offset_swish:
                 levels[operator.output] = quantized_levels(bits, signed=False)
             case Activation() | FloatLayerNorm() | FloatFunction() | FloatPositions():
                 levels[operator.output] = signed
     return levels
+
+
+def zero_points(
+    graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme
+) -> dict[str, int]:
+    """The quantized value of zero, for every tensor whose is not 0: those after a Swish."""
+    return {name: round(depth / scales[name]) for name, depth in _depths(graph, scheme).items()}
+
+
+def _depths(graph: FloatGraph, scheme: QuantScheme) -> dict[str, float]:
+    """How far below zero the smallest quantized value lies, for tensors where that is 0."""
+    swish = [o for o in graph.operators if isinstance(o, FloatFunction) and o.function == "swish"]
+    return {o.output: _SWISH_DEPTH for o in swish} if scheme.offset_swish else {}
 
 
 def calibrate(
@@ -48,7 +62,7 @@ def calibrate(
     Raises:
         InputError: an activation is zero throughout.
     """
-    levels = activation_levels(graph, scheme)
+    levels, depths = activation_levels(graph, scheme), _depths(graph, scheme)
     unit = {  # from -1 or 0 to 1, whatever the data
         operator.output
         for operator in graph.operators
@@ -73,5 +87,6 @@ def calibrate(
         elif high >= _WIDE:
             scales[name] = _HEADROOM * extremes[name].magnitude / high
         else:
-            scales[name] = clipping_value(scheme, high, histograms[name]) / high
+            depth = depths.get(name, 0.0)
+            scales[name] = (clipping_value(scheme, high, histograms[name], depth) + depth) / high
     return scales

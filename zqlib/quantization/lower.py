@@ -25,7 +25,7 @@ from zqlib.integer.program import (
     Term,
 )
 from zqlib.models.conformer import relative_positions
-from zqlib.quantization.calibrate import activation_levels
+from zqlib.quantization.calibrate import activation_levels, zero_points
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.nodes import (
     Accumulating,
@@ -87,7 +87,7 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
     Raises:
         LoweringError: a layer's accumulator could overflow int32, or a scale is out of reach.
     """
-    levels = activation_levels(graph, scheme)
+    levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
     input_low, input_high = levels[graph.input]
     types = {graph.input: TensorType(graph.channels, torch.int8, input_low, input_high)}
     accumulator_scales: dict[str, Tensor] = {}
@@ -98,7 +98,8 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
             types[operator.output] = _quantized_type(operator, types, levels[operator.output])
         match operator:
             case FloatConv() | FloatConv2d():
-                lowered, scale = _lower_conv(operator, scales[operator.input], types, scheme)
+                ends = scales[operator.input], zeros.get(operator.input, 0)
+                lowered, scale = _lower_conv(operator, *ends, types, scheme)
                 accumulator_scales[operator.output] = scale
             case Activation():
                 target = scales[operator.output]
@@ -116,7 +117,8 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
                 )
                 lowered = LayerNorm(operator.name, operator.input, operator.output, constants)
             case FloatFunction():
-                lowered = _lower_function(operator, scales, levels[operator.output][1])
+                zero = zeros.get(operator.output, 0)
+                lowered = _lower_function(operator, scales, levels[operator.output][1], zero)
             case FloatProduct():
                 step = scales[operator.reads[0]] * scales[operator.reads[1]]
                 channels = types[operator.reads[0]].channels
@@ -159,14 +161,23 @@ def _quantized_type(
 def _lower_conv(
     conv: FloatConv | FloatConv2d,
     input_scale: float,
+    input_zero: int,
     types: Mapping[str, TensorType],
     scheme: QuantScheme,
 ) -> tuple[Conv1d | Conv2d, Tensor]:
-    """The integer convolution, and the scale of its accumulator for every channel."""
+    """The integer convolution, and the scale of its accumulator for every channel.
+
+    What an input adds whose zero is not 0 is the same at every frame, unless the convolution pads:
+    it is taken off the bias.
+    """
     bits = scheme.weight_bits
     flat = conv.weight.flatten(2)
     quantized, bias, scale = quantize_weight(flat, conv.bias, input_scale, bits)
     weight = quantized.view_as(conv.weight)
+    if input_zero:
+        assert conv.padding == 0
+        excess = (input_zero * weight.long().flatten(1).sum(1)).to(torch.int32)
+        bias = -excess if bias is None else bias - excess
     if isinstance(conv, FloatConv):
         lowered = Conv1d(
             conv.name, conv.input, conv.output, weight, bias, bits,
@@ -182,14 +193,14 @@ def _lower_conv(
 
 
 def _lower_function(
-    function: FloatFunction, scales: Mapping[str, float], high: int
+    function: FloatFunction, scales: Mapping[str, float], high: int, zero: int
 ) -> Sigmoid | Swish:
     source, target = scales[function.input], scales[function.output]
     exponent = exponent_multiplier(source)
     ends = (function.name, function.input, function.output)
     if function.function == "sigmoid":
         return Sigmoid(*ends, exponent, high)
-    return Swish(*ends, exponent, _one(source / 2**15 / target))
+    return Swish(*ends, exponent, _one(source / 2**15 / target), zero)
 
 
 def _lower_attention(attention: FloatAttention, scales: Mapping[str, float]) -> Attention:

@@ -65,30 +65,35 @@ class Histogram:
         index = int(torch.searchsorted(cumulative, target))
         return self.magnitude * min(index + 1, _BINS) / _BINS
 
-    def least_squares(self, levels: int) -> float:
+    def least_squares(self, levels: int, offset: float = 0.0) -> float:
         """The clipping value with the least mean squared error of rounding and clipping.
 
         Args:
-            levels: quantized magnitudes are 0 ... levels.
+            levels: number of steps from -offset to the clipping value.
+            offset: how far the range reaches below zero, beside a sign.
         """
         width = self.magnitude / _BINS
         centres = (torch.arange(_BINS, dtype=torch.float64) + 0.5) * width
         candidates = torch.linspace(0.02, 1.0, 197, dtype=torch.float64) * self.magnitude
         best = (float("inf"), self.magnitude)
         for clip in candidates.tolist():
-            scale = clip / levels
-            error = centres - torch.round(centres / scale).clamp(max=levels) * scale
+            scale = (clip + offset) / levels
+            most = round(clip / scale)
+            error = centres - torch.round(centres / scale).clamp(max=most) * scale
             best = min(best, (float((self.counts * error.square()).sum()), clip))
         return best[1]
 
 
-def clipping_value(scheme: QuantScheme, levels: int, histogram: Histogram) -> float:
+def clipping_value(
+    scheme: QuantScheme, levels: int, histogram: Histogram, offset: float = 0.0
+) -> float:
     """The largest magnitude that the scheme represents for a tensor.
 
     Args:
         scheme: names the method.
         levels: largest quantized value of the tensor.
         histogram: what calibration observed.
+        offset: how far below zero the smallest quantized value lies, where that is 0.
 
     Raises:
         InputError: the tensor was zero throughout calibration.
@@ -98,5 +103,5 @@ def clipping_value(scheme: QuantScheme, levels: int, histogram: Histogram) -> fl
     if scheme.range_method == "percentile":
         return histogram.percentile(scheme.percentile)
     if scheme.range_method == "mse":
-        return histogram.least_squares(levels)
+        return histogram.least_squares(levels, offset)
     return histogram.magnitude

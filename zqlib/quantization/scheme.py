@@ -21,6 +21,8 @@ class QuantScheme:
         weight_bits: 2 to 8; symmetric per output channel, ends [-(2^(b-1)-1), 2^(b-1)-1].
         activation_bits: 2 to 8; symmetric per tensor, static.
         unsigned_relu: activations after a ReLU are unsigned (TensorRT needs them signed).
+        offset_swish: outputs of a Swish, which are never below -0.28, are unsigned from there on;
+            else symmetric, which wastes almost half of the levels (TensorRT needs them so).
         range_method: how an activation's clipping value follows from what calibration observed.
         percentile: of |x|, used by the method `percentile` (the authors' W6A6 example: 99.996).
         stream_bits: 8 to 24; of a Conformer's residual stream, which every LayerNorm reads.
@@ -33,6 +35,7 @@ class QuantScheme:
     weight_bits: int = 8
     activation_bits: int = 8
     unsigned_relu: bool = True
+    offset_swish: bool = True
     range_method: RangeMethod = "minmax"
     percentile: float = 99.996
     stream_bits: int = 24
@@ -52,8 +55,9 @@ class QuantScheme:
                 raise InputError(
                     f"The {name.replace('_', ' ')} {getattr(self, name)!r} is unknown; use {known}."
                 )
-        if type(self.unsigned_relu) is not bool:
-            raise InputError(f"unsigned_relu is {self.unsigned_relu!r}; give true or false.")
+        for name in ("unsigned_relu", "offset_swish"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
         if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:
             raise InputError(f"percentile is {self.percentile!r}; give a number in (50, 100].")
 
