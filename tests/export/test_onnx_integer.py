@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tiny import BLOCKS, N_MELS, integers, lowered, reproducible, single_conv
 from torch import Tensor
 
+import zqlib
 from zqlib.audio import audio_features, pad_features
 from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
@@ -25,6 +26,7 @@ from zqlib.models import load_model
 from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
 from zqlib.quantized_model import quantize
 
+CHECKPOINTS = sorted((Path(zqlib.__file__).parent / "checkpoints").glob("*.nemo"))
 SCHEMES = {
     "w8a8": preset("w8a8"),
     "w4a6": preset("w4a6"),
@@ -167,12 +169,11 @@ def test_more_frames_than_positions_are_refused() -> None:
         in_onnx(session, x, torch.tensor([frames]))
 
 
-@pytest.mark.parametrize("name", ["quartznet15x5_en", "conformer_ctc_small_en"])
-def test_real_models_on_real_speech_are_bit_identical(assets: Path, name: str) -> None:
-    path = assets / "models" / f"{name}.nemo"
-    if not path.is_file():
-        pytest.skip(f"{path} is absent")
-    model = load_model(path)
+@pytest.mark.parametrize("name", ["quartznet_nemo", "conformer_nemo"])
+def test_real_models_on_real_speech_are_bit_identical(
+    request: pytest.FixtureRequest, assets: Path, name: str
+) -> None:
+    model = load_model(request.getfixturevalue(name))
     manifest = read_manifest(assets / "speech/an4/test.jsonl")
     utterances = sorted(manifest, key=lambda u: u.duration_s)[::40]
     features = [audio_features(u.audio_path, model.front_end) for u in utterances]
@@ -180,4 +181,19 @@ def test_real_models_on_real_speech_are_bit_identical(assets: Path, name: str) -
     quantized = quantize(model, [pad_features(features)], scheme, {"kind": "real"})
     session = open_session(export_integer(quantized.program))
     x, lengths = pad_features(features)
+    assert_identical(quantized.program, session, quantized.quantize_features(x), lengths)
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+def test_our_own_checkpoints_are_bit_identical(path: Path) -> None:
+    """One of each family, as trained; calibrated and run on loud and quiet noise."""
+    model = load_model(path)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, model.front_end.config.n_mels, 150, generator=generator)
+    x, lengths = x * torch.linspace(0.2, 3, 150), torch.tensor([150, 77])
+    scheme = preset("w8a8", range_method=usual_ranges(model.family))
+    quantized = quantize(model, [(x, lengths)], scheme, {"kind": "noise"})
+    exported = export_integer(quantized.program)
+    assert float_tensors(exported) == []
+    session = open_session(exported)
     assert_identical(quantized.program, session, quantized.quantize_features(x), lengths)

@@ -12,6 +12,7 @@ from onnx import TensorProto
 from tiny import BLOCKS, features
 from torch import Tensor
 
+import zqlib
 from zqlib.errors import InputError
 from zqlib.export.inspection import count_layers
 from zqlib.export.onnx_float import export_float
@@ -26,6 +27,7 @@ from zqlib.quantization.lower import lower
 from zqlib.quantization.rounding import round_convolutions
 from zqlib.quantization.scheme import QuantScheme, preset
 
+CHECKPOINTS = sorted((Path(zqlib.__file__).parent / "checkpoints").glob("*.nemo"))
 NAMES = [*BLOCKS, "conformer"]
 FLAVOURS = {"u8s8": QuantScheme(), "s8s8": QuantScheme(unsigned_relu=False)}
 
@@ -208,14 +210,7 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
         open_session(path)
 
 
-@pytest.mark.parametrize("name", ["quartznet15x5_en", "conformer_ctc_small_en"])
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_every_layer_of_the_real_models_runs_in_integers(
-    assets: Path, name: str, flavour: str
-) -> None:
-    path = assets / "models" / f"{name}.nemo"
-    if not path.is_file():
-        pytest.skip(f"{path} is absent")
+def assert_every_layer_runs_in_integers(path: Path, flavour: str) -> None:
     network, scheme = load_model(path).network, FLAVOURS[flavour]
     graph = fold(network, scheme)
     noise = torch.randn(1, graph.channels, 200, generator=torch.Generator().manual_seed(0))
@@ -223,3 +218,17 @@ def test_every_layer_of_the_real_models_runs_in_integers(
     count = count_layers(export_qdq(graph, scales, scheme))
     assert count.float == ()
     assert len(count.integer) == sum("Conv" in type(o).__name__ for o in graph.operators)
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_every_layer_of_our_own_checkpoints(path: Path, flavour: str) -> None:
+    assert_every_layer_runs_in_integers(path, flavour)
+
+
+@pytest.mark.parametrize("name", ["quartznet_nemo", "conformer_nemo"])
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_every_layer_of_the_real_models(
+    request: pytest.FixtureRequest, name: str, flavour: str
+) -> None:
+    assert_every_layer_runs_in_integers(request.getfixturevalue(name), flavour)
