@@ -203,7 +203,7 @@ class FloatWriter(GraphBuilder):
         dilation, groups = (conv.dilation, conv.groups) if isinstance(conv, FloatConv) else (1, 1)
         value = self.add(
             "Conv",
-            self.operand(conv, layout, masked=taps > 1),
+            self.operand(conv, layout, masked=taps > 1 or conv.padding > 0),
             *filter(None, self.parameters(conv)),
             kernel_shape=[taps] * axes,
             strides=[conv.stride] * axes,

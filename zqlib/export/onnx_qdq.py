@@ -111,22 +111,22 @@ class _QdqWriter(FloatWriter):
         step = self.scales[conv.input]
         flat = conv.weight.flatten(2)
         quantized, bias_q, scale = quantize_weight(flat, conv.bias, step, self.scheme.weight_bits)
+        arranged = self.arranged(conv, quantized.view_as(conv.weight))
+        weight_scale = self.constant(scale.float(), f"{conv.name}.weight.scale")
         weight = self.add(
             "DequantizeLinear",
-            self.constant(
-                self.arranged(conv, quantized.view_as(conv.weight)), f"{conv.name}.weight"
-            ),
-            self.constant(scale.float(), f"{conv.name}.weight.scale"),
+            self.constant(arranged, f"{conv.name}.weight"),
+            weight_scale,
             axis=1 if conv.name in self.linear else 0,
         )
         if conv.bias is None or bias_q is None:
             return weight, ""
         if conv.name in self.linear or not self.scheme.unsigned_relu:
             return weight, self.constant(conv.bias, f"{conv.name}.bias")
-        bias_scale = torch.tensor(step, dtype=torch.float32) * scale.float()
+        # a product that runtimes fold when they load the model, and that need not be stored
+        bias_scale = self.add("Mul", weight_scale, self._step(conv.input)[0])
         stored = self.constant(bias_q, f"{conv.name}.bias")
-        stored_scale = self.constant(bias_scale, f"{conv.name}.bias.scale")
-        return weight, self.add("DequantizeLinear", stored, stored_scale, axis=0)
+        return weight, self.add("DequantizeLinear", stored, bias_scale, axis=0)
 
     def _integer(self, name: str, layout: Layout, masked: bool) -> str:
         """The quantized tensor in a layout, with zeros beyond each length if `masked`."""
