@@ -33,7 +33,7 @@ $(STAMP_REPRODUCE): pyproject.toml constraints.txt
 	@if [ ! -x $(BIN)/pip ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@touch $(VENV)/installing
 	$(PIP) install --quiet torch==2.13.0
-	$(PIP) install --quiet -c constraints.txt -e '.[reproduce]'
+	$(PIP) install --quiet -c constraints.txt -e '.[reproduce,export]'
 	@rm $(VENV)/installing
 	@touch $@
 

@@ -3,11 +3,14 @@
 import gzip
 import io
 import os
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from zqlib import cli
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +57,21 @@ def make_tar() -> Callable[..., bytes]:
         return gzip.compress(content, mtime=0) if mode == "w:gz" else content  # same bytes always
 
     return make
+
+
+@pytest.fixture
+def zq(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """`zq` in this process: exit status, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["zq", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        code = caught.value.code
+        captured = capfd.readouterr()
+        return code if isinstance(code, int) else 0, captured.out, captured.err
+
+    return run

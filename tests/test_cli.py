@@ -27,31 +27,16 @@ from checkpoints import (
 )
 from test_results import FLOAT, RECORD
 
-from zqlib import cli
 from zqlib.evaluation import read_hypotheses
 from zqlib.models.nemo import write_nemo
 from zqlib.quantized_model import load_quantized
 from zqlib.results import write_record
 
 ZQ = str(Path(sys.executable).parent / "zq")
-COMMANDS = ("quantize", "transcribe", "evaluate", "reproduce", "results", "corpus", "train")
+COMMANDS = (
+    "quantize", "export", "transcribe", "evaluate", "reproduce", "results", "corpus", "train"
+)  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def zq(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """`zq` in this process: exit status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["zq", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        code = caught.value.code
-        captured = capfd.readouterr()
-        return code if isinstance(code, int) else 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +91,8 @@ def test_quantize(zq: Run, here: Path, prepared: Path) -> None:
     )  # fmt: skip
     assert status == 0
     assert re.fullmatch(
-        r"new/a\.zq: quartznet tiny0, w8a8, synthetic calibration, \d+\.\d\d MB "
-        r"\(\d+\.\d\dx smaller than float32\)\n", out,
+        r"new/a\.zq: quartznet tiny0, w8a8, synthetic calibration \(minmax ranges\), "
+        r"\d+\.\d\d MB \(\d+\.\d\dx smaller than float32\)\n", out,
     )  # fmt: skip
     assert left(here) == ["new", "new/a.zq"]
     assert (here / "new" / "a.zq").read_bytes() == (prepared / "tiny0.zq").read_bytes()

@@ -20,7 +20,7 @@ ONLY_IN = {
     "triton": "integer/backends/triton.py",
 }
 # What executes integer programs knows no model family, no quantizer and no data.
-UNKNOWN_TO_INTEGER = ("zqlib.models", "zqlib.quantization", "zqlib.corpora", "nemo")
+UNKNOWN_TO_INTEGER = ("zqlib.models", "zqlib.quantization", "zqlib.corpora", "zqlib.export", "nemo")
 
 
 def imported_modules(source: str, package: str) -> Iterator[str]:

@@ -8,6 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from safetensors import SafetensorError
 
+from zqlib.cli_calibration import (
+    Batches,
+    Bits,
+    Calibration,
+    Manifest,
+    Quiet,
+    Ranges,
+    Scheme,
+    Seed,
+    Steps,
+    Synthesis,
+    calibrated,
+)
 from zqlib.errors import InputError, ZqError
 
 if TYPE_CHECKING:
@@ -26,7 +39,6 @@ app = typer.Typer(
 )
 
 Format = Annotated[str, typer.Option("--format", help="table for people, json for scripts")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar")]
 
 
 def main() -> None:
@@ -56,60 +68,89 @@ def quantize(
         Path, typer.Argument(help="a .nemo checkpoint (QuartzNet, Jasper or Conformer)")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="the .zq file to write")],
-    bits: Annotated[
-        int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")
-    ] = None,
-    scheme: Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")] = None,
-    ranges: Annotated[
-        str | None,
-        typer.Option(
-            help="activation ranges: minmax, percentile or mse [default: mse for a Conformer, "
-            "minmax otherwise]"
-        ),
-    ] = None,
-    calibration: Annotated[
-        str, typer.Option(help="synthetic (no data), noise, or real (with --manifest)")
-    ] = "synthetic",
-    manifest: Annotated[
-        Path | None, typer.Option(help="recordings to calibrate on, for --calibration real")
-    ] = None,
-    synthesis: Annotated[
-        str, typer.Option(help="reduced (minutes), authors (20 x 200 steps) or a JSON file")
-    ] = "reduced",
-    steps: Annotated[int | None, typer.Option(help="optimisation steps per batch")] = None,
-    batches: Annotated[int | None, typer.Option(help="synthetic batches")] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="of the synthetic data or the noise [default: 0]")
-    ] = None,
+    bits: Bits = None,
+    scheme: Scheme = None,
+    ranges: Ranges = None,
+    calibration: Calibration = "synthetic",
+    manifest: Manifest = None,
+    synthesis: Synthesis = "reduced",
+    steps: Steps = None,
+    batches: Batches = None,
+    seed: Seed = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn a float checkpoint into an integer-only model, without any data."""
     from zqlib import quantized_model
-    from zqlib.calibration_data import calibration_batches, synthesis_config
-    from zqlib.models import load_model
-    from zqlib.quantization.scheme import preset, usual_ranges
 
-    if bits is not None and scheme is not None:
-        raise InputError("Give --bits or --scheme, not both.")
-    name = "w8a8" if scheme is None else scheme
-    name = name if bits is None else f"w{bits}a{bits}"
-    preset(name, range_method=ranges or "minmax")  # refused before the model is read
     if output.suffix != ".zq":
         raise InputError(f"The output {output} must end in .zq.")
-    config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
-    loaded = load_model(model)
-    chosen = preset(name, range_method=ranges or usual_ranges(loaded.family))
-    data, description = calibration_batches(
-        loaded, calibration, config, manifest, progress=not quiet
+    given = calibrated(
+        model, bits=bits, scheme=scheme, ranges=ranges, calibration=calibration, manifest=manifest,
+        synthesis=synthesis, steps=steps, batches=batches, seed=seed, quiet=quiet,
+    )  # fmt: skip
+    quantized = quantized_model.quantize(
+        given.model, given.batches, given.scheme, given.description
     )
-    quantized = quantized_model.quantize(loaded, data, chosen, description)
     quantized.save(output)
     size_mb = output.stat().st_size / 1e6
     print(
-        f"{output}: {loaded.family} {loaded.name}, {chosen.name}, {calibration} calibration "
-        f"({chosen.range_method} ranges), "
-        f"{size_mb:.2f} MB ({loaded.size_mb / size_mb:.2f}x smaller than float32)"
+        f"{output}: {quantized.family} {quantized.name}, {given.scheme.name}, {calibration} "
+        f"calibration ({given.scheme.range_method} ranges), "
+        f"{size_mb:.2f} MB ({given.model.size_mb / size_mb:.2f}x smaller than float32)"
     )
+
+
+@app.command(epilog="Example: zq export quartznet.nemo --to onnx -o quartznet.onnx")
+def export(
+    model: Annotated[
+        Path, typer.Argument(help="a .nemo checkpoint, or a .zq program for onnx-integer")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the .onnx file to write")],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="onnx (Q/DQ), onnx-integer (no floating point inside), or onnx-float (a baseline)"
+        ),
+    ] = "onnx",
+    flavour: Annotated[
+        str | None,
+        typer.Option(
+            help="of onnx: u8s8 for ONNX Runtime and OpenVINO, s8s8 for TensorRT [default: u8s8]"
+        ),
+    ] = None,
+    bits: Bits = None,
+    scheme: Scheme = None,
+    ranges: Ranges = None,
+    calibration: Calibration = "synthetic",
+    manifest: Manifest = None,
+    synthesis: Synthesis = "reduced",
+    steps: Steps = None,
+    batches: Batches = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for other runtimes, with a model card and its tokens beside it."""
+    try:
+        from zqlib.export import command
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The package {error.name} is missing; run `pip install 'zqlib[export]'`."
+        ) from error
+
+    plan = command.plan(model, output, to, flavour)
+    settings = (bits, scheme, ranges, manifest, steps, batches, seed)
+    if not plan.calibrates:
+        if any(value is not None for value in settings):
+            raise InputError(f"{model} to {to} needs no calibration; leave out its options.")
+        exported = command.export_as_it_is(plan)
+    else:
+        given = calibrated(
+            model, bits=bits, scheme=scheme, ranges=ranges, calibration=calibration,
+            manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed,
+            quiet=quiet, unsigned_relu=plan.unsigned_relu, activation_bits=plan.activation_bits,
+        )  # fmt: skip
+        exported = command.export_calibrated(plan, given)
+    print(command.write(plan, exported))
 
 
 @app.command(epilog="Example: zq transcribe quartznet.zq speech.flac more.wav")

@@ -11,9 +11,7 @@ from zqlib.integer import reference
 from zqlib.models import CTCModel
 from zqlib.quantization.calibrate import activation_levels, calibrate, zero_points
 from zqlib.quantization.fold import fold
-from zqlib.quantization.graph import FloatGraph
-from zqlib.quantization.lower import lower, quantize_weight
-from zqlib.quantization.nodes import FloatConv
+from zqlib.quantization.lower import logits_step, lower
 from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["TensorError", "tensor_errors"]
@@ -79,7 +77,7 @@ def tensor_errors(
     levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
     step = {
         **scales,
-        graph.logits: _logits_step(graph, scales[graph.operators[-1].reads[0]], scheme),
+        graph.logits: logits_step(graph, scales, scheme),
     }
     sums = {name: _Sums() for name in step}
     for feature in features:
@@ -111,11 +109,3 @@ def tensor_errors(
                 steps = torch.round(local[name] / step[name]) + zeros.get(name, 0)
                 count.clipped += int(((steps < low) | (steps > high)).sum())
     return [count.error(name) for name, count in sums.items()]
-
-
-def _logits_step(graph: FloatGraph, input_scale: float, scheme: QuantScheme) -> float:
-    """Real value of one step of the logits: the coarsest of the decoder's accumulators."""
-    decoder = graph.operators[-1]
-    assert isinstance(decoder, FloatConv) and decoder.output == graph.logits
-    _, _, scale = quantize_weight(decoder.weight, decoder.bias, input_scale, scheme.weight_bits)
-    return input_scale * float(scale.max())

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_conformer
 import torch
+from tiny_conformer import LENGTHS, lowered
 
 from zqlib.errors import LoweringError
 from zqlib.integer.nonlinear import MAX_EPS
@@ -14,51 +16,19 @@ from zqlib.integer.program import Operator, Program
 from zqlib.integer.reference import run
 from zqlib.integer.storage import load_program, save_program
 from zqlib.integer.tensor_type import ACCUMULATOR, TensorType
-from zqlib.models.conformer import ConformerConfig, ConformerCTC
-from zqlib.models.layers import BatchNorm
-from zqlib.quantization.calibrate import calibrate
+from zqlib.models.conformer import ConformerCTC
 from zqlib.quantization.fold_conformer import fold_conformer
-from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme, preset
-
-N_MELS, CLASSES = 20, 9
-LENGTHS = torch.tensor([120, 77, 9])
 
 
 @pytest.fixture(scope="module")
 def network() -> ConformerCTC:
-    """Two narrow random layers, nothing in them left at zero or one."""
-    config = ConformerConfig(N_MELS, 2, 16, 4, CLASSES, 6, ff_expansion=2, conv_kernel=7)
-    torch.manual_seed(3)
-    result = ConformerCTC(config).eval().requires_grad_(False)
-    for name, parameter in result.named_parameters():
-        if "norm" in name:
-            parameter.uniform_(0.5, 1.5) if name.endswith("weight") else parameter.normal_(0, 0.3)
-        elif "pos_bias" in name:
-            parameter.normal_(0, 0.3)
-    for module in result.modules():
-        if isinstance(module, BatchNorm):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.05, 0.2)
-    return result
+    return tiny_conformer.network()
 
 
 @pytest.fixture(scope="module")
 def features() -> torch.Tensor:
-    values = torch.randn(3, N_MELS, 120, generator=torch.Generator().manual_seed(5))
-    return values * (torch.arange(120) < LENGTHS[:, None])[:, None]
-
-
-def lowered(
-    network: ConformerCTC, features: torch.Tensor, scheme: QuantScheme
-) -> tuple[Program, torch.Tensor]:
-    """The program, and the quantized features."""
-    graph = fold_conformer(network, scheme)
-    scales = calibrate(graph, [(features, LENGTHS)], scheme)
-    limit = 2 ** (scheme.activation_bits - 1)
-    quantized = torch.round(features / scales[graph.input]).clamp(-limit, limit - 1)
-    return lower(graph, scales, scheme), quantized.to(torch.int8)
+    return tiny_conformer.features()
 
 
 @pytest.fixture(scope="module")

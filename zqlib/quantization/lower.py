@@ -41,7 +41,7 @@ from zqlib.quantization.nodes import (
 )
 from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["lower", "quantize_weight"]
+__all__ = ["logits_step", "lower", "quantize_weight"]
 
 _MOST_FRAMES = 2500  # a table of 100 s at 40 ms a frame
 _SCORE_STEP = 2.0**-12  # of the scores before a softmax: 0.02 % of a weight
@@ -74,6 +74,19 @@ def quantize_weight(
     if bias is not None:
         bias_q = torch.round(bias.double() / (input_scale * scale)).to(torch.int32)
     return weight_q.to(torch.int8), bias_q, scale
+
+
+def logits_step(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -> float:
+    """Real value of one step of the program's logits: the coarsest of the decoder's accumulators.
+
+    Args:
+        graph, scales, scheme: what `lower` makes the program of.
+    """
+    decoder = graph.operators[-1]
+    assert isinstance(decoder, FloatConv) and decoder.output == graph.logits
+    step = scales[decoder.input]
+    _, _, scale = quantize_weight(decoder.weight, decoder.bias, step, scheme.weight_bits)
+    return step * float(scale.max())
 
 
 def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -> Program:

@@ -1,0 +1,176 @@
+"""`zq export`: the files that it leaves, and one sentence for every mistake."""
+
+import ast
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from checkpoints import SYNTHESIS, checkpoint, quantized, write_audio, write_corpus
+from test_cli import left, one_sentence
+
+from zqlib.audio import audio_features, pad_features
+from zqlib.evaluation import decode_batch
+from zqlib.export.card import tokens_file
+from zqlib.export.inspection import count_layers, float_tensors
+from zqlib.export.runtime import open_session
+from zqlib.models import load_model
+from zqlib.quantized_model import load_quantized
+from zqlib.recognition import load_recogniser, transcribe
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    quantized(checkpoint(folder)).save(folder / "tiny0.zq")
+    write_corpus(folder, 3)
+    (folder / "fast.json").write_text(json.dumps(SYNTHESIS.to_json()))
+    return folder
+
+
+@pytest.fixture
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZQ_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
+    return tmp_path
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def heard(path: Path, audio: Path, checkpoint: Path) -> str:
+    """Greedy text by an exported float or Q/DQ model, told nothing but its metadata."""
+    front_end = load_model(checkpoint).front_end
+    x, lengths = pad_features([audio_features(audio, front_end)], front_end.config.pad_to)
+    session = open_session(path)
+    logprobs, valid = session.run(
+        ["logprobs", "output_length"], {"audio_signal": x.numpy(), "length": lengths.numpy()}
+    )
+    labels = json.loads(session.get_modelmeta().custom_metadata_map["zqlib.labels"])
+    (text,) = decode_batch(torch.from_numpy(logprobs).argmax(-1), torch.from_numpy(valid), labels)
+    return text
+
+
+@pytest.mark.parametrize("flavour", [[], ["--flavour", "s8s8"]], ids=["default", "s8s8"])
+def test_qdq(zq: Run, here: Path, prepared: Path, flavour: list[str]) -> None:
+    fast = ("--synthesis", prepared / "fast.json", "--quiet")
+    checkpoint = prepared / "tiny0.nemo"
+    status, out, err = zq("export", checkpoint, "--to", "onnx", "-o", "new/a.onnx", *fast, *flavour)
+    name = flavour[-1] if flavour else "u8s8"
+    assert (status, err) == (0, "")
+    assert out.startswith(f"new/a.onnx: quartznet tiny0, Q/DQ, w8a8, {name}, 0.")
+    assert left(here) == ["new", "new/a.md", "new/a.onnx", "new/a.tokens.txt"]
+    model = onnx.load("new/a.onnx")
+    known = metadata(model)
+    labels = load_model(checkpoint).labels
+    assert known["vocab_size"] == str(len(labels))
+    assert (known["subsampling_factor"], known["normalize_type"]) == ("2", "per_feature")
+    assert known["model_type"] == "EncDecCTCModelBPE"
+    assert json.loads(known["zqlib.scheme"])["unsigned_relu"] == (name == "u8s8")
+    assert json.loads(known["zqlib.calibration"])["kind"] == "synthetic"
+    assert count_layers(model).float == ()
+    card = Path("new/a.md").read_text()
+    row = "`audio_signal` | FLOAT | (batch, 64, frames)"
+    front_end = ("every 20 ms", "64 log-mel", "16000 Hz")
+    for fact in ("`a.onnx`", "a.tokens.txt", *front_end, f"id {len(labels)}", "w8a8", row):
+        assert fact in card, fact
+
+
+def test_the_same_file_twice(zq: Run, here: Path, prepared: Path) -> None:
+    fast = ("--synthesis", prepared / "fast.json", "--quiet")
+    for name in ("a", "b"):
+        assert zq("export", prepared / "tiny0.nemo", "-o", f"{name}.onnx", *fast)[0] == 0
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+
+
+def test_float_hears_what_the_checkpoint_hears(zq: Run, here: Path, prepared: Path) -> None:
+    checkpoint, audio = prepared / "tiny0.nemo", write_audio(here / "noise.wav", 1.0)
+    assert zq("export", checkpoint, "--to", "onnx-float", "-o", "a.onnx")[0] == 0
+    (expected,) = transcribe(load_recogniser(checkpoint), [audio])
+    assert heard(Path("a.onnx"), audio, checkpoint) == expected != ""
+    assert "zqlib.scheme" not in metadata(onnx.load("a.onnx"))
+    assert "Calibration" not in Path("a.md").read_text()
+
+
+@pytest.mark.parametrize("source", ["tiny0.zq", "tiny0.nemo"])
+def test_integers(zq: Run, here: Path, prepared: Path, source: str) -> None:
+    fast = ("--synthesis", prepared / "fast.json") if source.endswith(".nemo") else ()
+    status, out, _ = zq(
+        "export", prepared / source, "--to", "onnx-integer", "-o", "a.onnx", *fast, "--quiet"
+    )
+    assert status == 0 and "integers only, w8a8" in out
+    model, expected = onnx.load("a.onnx"), load_quantized(prepared / "tiny0.zq")
+    assert float_tensors(model) == []
+    assert float(metadata(model)["zqlib.input_scale"]) == expected.input_scale
+    assert repr(expected.input_scale) in Path("a.md").read_text()
+    (audio,) = [write_audio(here / "noise.wav", 1.0)]
+    x, lengths = pad_features([audio_features(audio, expected.front_end)])
+    inputs = {"features": expected.quantize_features(x).numpy(), "length": lengths.numpy()}
+    tokens, valid = open_session(Path("a.onnx")).run(["tokens", "output_length"], inputs)
+    labels = json.loads(metadata(model)["zqlib.labels"])
+    texts = decode_batch(torch.from_numpy(tokens), torch.from_numpy(valid), labels)
+    assert texts == [*transcribe(load_recogniser(prepared / "tiny0.zq"), [audio])]
+
+
+def test_tokens_are_read_back() -> None:
+    lines = tokens_file((" ", "a", "\u2581the", "'")).splitlines()
+    assert lines == ["\u2581 0", "a 1", "\u2581the 2", "' 3", "<blk> 4"]
+
+
+def test_the_card_tells_how_to_quantize_features(zq: Run, here: Path, prepared: Path) -> None:
+    assert zq("export", prepared / "tiny0.zq", "--to", "onnx-integer", "-o", "a.onnx")[0] == 0
+    scale = Path("a.md").read_text().partition("round(x / ")[2].partition(")")[0]
+    model = load_quantized(prepared / "tiny0.zq")
+    x = np.linspace(-9, 9, 1001, dtype=np.float32)
+    by_card = np.clip(np.round(x / np.float32(ast.literal_eval(scale))), -128, 127)
+    assert by_card.tolist() == model.quantize_features(torch.from_numpy(x)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tiny0.nemo", "--to", "tflite", "-o", "a.onnx"), "'tflite' is unknown"),
+        (("tiny0.nemo", "-o", "a.zq"), "must end in .onnx"),
+        (("tiny0.zq", "-o", "a.onnx"), "onnx-integer; give the .nemo"),
+        (("tiny0.zq", "--to", "onnx-float", "-o", "a.onnx"), "give the .nemo"),
+        (("fast.json", "-o", "a.onnx"), "neither a .nemo checkpoint nor a .zq"),
+        (("absent.nemo", "-o", "a.onnx"), "absent.nemo"),
+        (("absent.zq", "--to", "onnx-integer", "-o", "a.onnx"), "absent.zq"),
+        (("tiny0.nemo", "--flavour", "u4", "-o", "a.onnx"), "'u4' is unknown"),
+        (("tiny0.nemo", "--to", "onnx-integer", "--flavour", "u8s8", "-o", "a.onnx"), "leave it"),
+        (("tiny0.nemo", "--bits", "6", "-o", "a.onnx"), "activations of 8 bits, w6a6 has 6"),
+        (("tiny0.nemo", "--bits", "1", "-o", "a.onnx"), "weight_bits is 1"),
+        (("tiny0.zq", "--to", "onnx-integer", "--bits", "8", "-o", "a.onnx"), "no calibration"),
+        (("tiny0.nemo", "--to", "onnx-float", "--seed", "1", "-o", "a.onnx"), "no calibration"),
+        (("tiny0.nemo", "--calibration", "real", "-o", "a.onnx"), "--manifest"),
+    ],
+    ids=lambda value: " ".join(value)[:60],
+)
+def test_bad_exports(
+    zq: Run, here: Path, prepared: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    model, *options = arguments
+    assert message in one_sentence(*zq("export", prepared / model, *options))
+    assert left(here) == []
+
+
+def test_outputs_that_cannot_be(zq: Run, here: Path, prepared: Path) -> None:
+    (here / "folder.onnx").mkdir()
+    arguments = (prepared / "tiny0.nemo", "--to", "onnx-float", "-o", "folder.onnx")
+    assert "cannot be written" in one_sentence(*zq("export", *arguments))
+    assert left(here) == ["folder.onnx"]
+
+
+def test_without_onnx(zq: Run, here: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("zqlib.export")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    message = one_sentence(*zq("export", prepared / "tiny0.nemo", "-o", "a.onnx"))
+    assert "onnx is missing" in message and "zqlib[export]" in message

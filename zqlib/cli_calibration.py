@@ -1,0 +1,111 @@
+"""Options of the commands that quantize a checkpoint, and what follows from them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zqlib.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zqlib.models import CTCModel
+    from zqlib.quantization.scheme import QuantScheme
+
+__all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Manifest", "Quiet", "Ranges", "Scheme",
+           "Seed", "Steps", "Synthesis", "calibrated"]  # fmt: skip
+
+Bits = Annotated[int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")]
+Scheme = Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")]
+Ranges = Annotated[
+    str | None,
+    typer.Option(
+        help="activation ranges: minmax, percentile or mse [default: mse for a Conformer, "
+        "minmax otherwise]"
+    ),
+]
+Calibration = Annotated[
+    str, typer.Option(help="synthetic (no data), noise, or real (with --manifest)")
+]
+Manifest = Annotated[
+    Path | None, typer.Option(help="recordings to calibrate on, for --calibration real")
+]
+Synthesis = Annotated[
+    str, typer.Option(help="reduced (minutes), authors (20 x 200 steps) or a JSON file")
+]
+Steps = Annotated[int | None, typer.Option(help="optimisation steps per batch")]
+Batches = Annotated[int | None, typer.Option(help="synthetic batches")]
+Seed = Annotated[int | None, typer.Option(help="of the synthetic data or the noise [default: 0]")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar")]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A checkpoint and what to calibrate it on.
+
+    Attributes:
+        model: the float model.
+        scheme: bits and range method.
+        batches: features (batch, n_mels, frames) float32 and lengths (batch,) int64.
+        description: of the batches, JSON-able, with a key `kind`.
+    """
+
+    model: "CTCModel"
+    scheme: "QuantScheme"
+    batches: "list[tuple[Tensor, Tensor]]"
+    description: dict[str, Any]
+
+
+def calibrated(
+    path: Path,
+    *,
+    bits: int | None,
+    scheme: str | None,
+    ranges: str | None,
+    calibration: str,
+    manifest: Path | None,
+    synthesis: str,
+    steps: int | None,
+    batches: int | None,
+    seed: int | None,
+    quiet: bool,
+    unsigned_relu: bool = True,
+    activation_bits: int | None = None,
+) -> Calibrated:
+    """Read a checkpoint and prepare its calibration.
+
+    Args:
+        path: the checkpoint.
+        bits, scheme, ranges, calibration, manifest, synthesis, steps, batches, seed, quiet: the
+            options above.
+        unsigned_relu: of the scheme.
+        activation_bits: the only width that what is made of it can hold; None for any.
+
+    Raises:
+        InputError: options that contradict each other or are unknown, or a bad file.
+    """
+    from zqlib.calibration_data import calibration_batches, synthesis_config
+    from zqlib.models import load_model
+    from zqlib.quantization.scheme import preset, usual_ranges
+
+    if bits is not None and scheme is not None:
+        raise InputError("Give --bits or --scheme, not both.")
+    name = "w8a8" if scheme is None else scheme
+    name = name if bits is None else f"w{bits}a{bits}"
+    wanted = preset(name, range_method=ranges or "minmax")  # refused before the model is read
+    if activation_bits not in (None, wanted.activation_bits):
+        raise InputError(
+            f"This format holds activations of {activation_bits} bits, {name} has "
+            f"{wanted.activation_bits}; use w<bits>a{activation_bits}."
+        )
+    config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
+    model = load_model(path)
+    chosen = preset(
+        name, range_method=ranges or usual_ranges(model.family), unsigned_relu=unsigned_relu
+    )
+    data, description = calibration_batches(
+        model, calibration, config, manifest, progress=not quiet
+    )
+    return Calibrated(model, chosen, data, description)

@@ -1,0 +1,1 @@
+"""Models in formats that other runtimes load: ONNX in float, with Q/DQ, and in integers only."""

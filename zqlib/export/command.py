@@ -1,0 +1,158 @@
+"""What `zq export` does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnx
+
+from zqlib.cli_calibration import Calibrated
+from zqlib.errors import InputError
+from zqlib.export.card import Description, model_card, subsampling_factor, tokens_file
+from zqlib.export.onnx_float import export_float
+from zqlib.export.onnx_integer import export_integer
+from zqlib.export.onnx_qdq import export_qdq
+from zqlib.files import atomic_output
+from zqlib.models import load_model
+from zqlib.quantization.calibrate import calibrate
+from zqlib.quantization.fold import fold
+from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantized_model import QuantizedModel, load_quantized, quantize
+
+__all__ = ["Exported", "Plan", "Target", "export_as_it_is", "export_calibrated", "plan", "write"]
+
+Target = Literal["onnx", "onnx-integer", "onnx-float"]
+_FLAVOURS = {"u8s8": True, "s8s8": False}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for, once it is known to be possible.
+
+    Attributes:
+        model: the checkpoint or program.
+        output: the file to write.
+        target: the format.
+        unsigned_relu: of the scheme, by the flavour.
+    """
+
+    model: Path
+    output: Path
+    target: Target
+    unsigned_relu: bool
+
+    @property
+    def activation_bits(self) -> int | None:
+        """The only width that the format holds; None for any."""
+        return 8 if self.target == "onnx" else None
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the model is quantized on the way."""
+        return self.model.suffix == ".nemo" and self.target != "onnx-float"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model and its description."""
+
+    model: onnx.ModelProto
+    description: Description
+
+
+def plan(model: Path, output: Path, target: str, flavour: str | None) -> Plan:
+    """Check what can be checked before the model is read.
+
+    Raises:
+        InputError: an unknown format or flavour, or one that does not go with the model.
+    """
+    if target not in get_args(Target):
+        raise InputError(f"The format {target!r} is unknown; use {', '.join(get_args(Target))}.")
+    if output.suffix != ".onnx":
+        raise InputError(f"The output {output} must end in .onnx.")
+    if model.suffix not in (".nemo", ".zq"):
+        raise InputError(f"{model} is neither a .nemo checkpoint nor a .zq program.")
+    if model.suffix == ".zq" and target != "onnx-integer":
+        raise InputError(
+            f"{model} is an integer program, for onnx-integer; give the .nemo file for {target}."
+        )
+    if flavour is not None and target != "onnx":
+        raise InputError(f"The flavour is one of onnx; leave it out for {target}.")
+    if flavour not in (None, *_FLAVOURS):
+        raise InputError(f"The flavour {flavour!r} is unknown; use {' or '.join(_FLAVOURS)}.")
+    return Plan(model, output, target, _FLAVOURS[flavour or "u8s8"])  # type: ignore[arg-type]
+
+
+def export_as_it_is(plan: Plan) -> Exported:
+    """A program as integer ONNX, or a checkpoint as float ONNX.
+
+    Raises:
+        InputError: a bad file.
+    """
+    if plan.target == "onnx-integer":
+        return _integer(load_quantized(plan.model))
+    model = load_model(plan.model)
+    graph = fold(model.network, QuantScheme())
+    description = Description(
+        model.name, model.family, "float32", model.labels, model.front_end.config,
+        subsampling_factor(graph.operators),
+    )  # fmt: skip
+    return Exported(export_float(graph, description.metadata()), description)
+
+
+def export_calibrated(plan: Plan, given: Calibrated) -> Exported:
+    """A checkpoint with Q/DQ, or as integer ONNX.
+
+    Raises:
+        InputError: calibration saw only zeros somewhere, or Q/DQ cannot hold the scheme.
+        LoweringError: an accumulator could overflow.
+    """
+    model, scheme = given.model, given.scheme
+    if plan.target == "onnx-integer":
+        return _integer(quantize(model, given.batches, scheme, given.description))
+    graph = fold(model.network, scheme)
+    scales = calibrate(round_convolutions(graph), given.batches, scheme)
+    flavour = "u8s8" if scheme.unsigned_relu else "s8s8"
+    description = Description(
+        model.name, model.family, f"Q/DQ, {scheme.name}, {flavour}", model.labels,
+        model.front_end.config, subsampling_factor(graph.operators), scheme, given.description,
+    )  # fmt: skip
+    return Exported(export_qdq(graph, scales, scheme, description.metadata()), description)
+
+
+def _integer(model: QuantizedModel) -> Exported:
+    description = Description(
+        model.name, model.family, f"integers only, {model.scheme.name}", model.labels,
+        model.front_end.config, subsampling_factor(model.program.operators), model.scheme,
+        model.calibration, model.input_scale,
+    )  # fmt: skip
+    return Exported(export_integer(model.program, description.metadata()), description)
+
+
+def write(plan: Plan, exported: Exported) -> str:
+    """Write the model, its tokens and its card, each atomically.
+
+    Returns:
+        A sentence about them.
+
+    Raises:
+        InputError: the output cannot be written.
+    """
+    tokens = plan.output.with_suffix(".tokens.txt")
+    card = plan.output.with_suffix(".md")
+    description = exported.description
+    texts = {
+        tokens: tokens_file(description.labels),
+        card: model_card(plan.output.name, tokens.name, description, exported.model),
+    }
+    with atomic_output(plan.output) as temporary:
+        temporary.write_bytes(exported.model.SerializeToString(deterministic=True))
+    for path, text in texts.items():
+        with atomic_output(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    size_mb = plan.output.stat().st_size / 1e6
+    return (
+        f"{plan.output}: {description.family} {description.name}, {description.contents}, "
+        f"{size_mb:.2f} MB; {card.name} and {tokens.name} beside it"
+    )

@@ -1,0 +1,168 @@
+"""A calibrated model as an ONNX model with QuantizeLinear and DequantizeLinear (Q/DQ).
+
+The weights are those of the integer program: int8, symmetric, one scale per output channel. The
+features and the tensors that a convolution or a linear layer reads are rounded on the program's
+scales. So is what a convolution writes where a runtime wants that (see
+`zqlib.quantization.rounding`), which the program does not do; what is rounded there only for other
+operators (the stream of a Conformer, attention, Swish, Jasper's partial sums) stays in float.
+
+Two flavours, by the scheme's `unsigned_relu`:
+
+* `u8s8`, for ONNX Runtime and OpenVINO: activations are uint8, for the fast u8 x s8 products. Those
+  of a ReLU have 256 levels from zero point 0; signed ones have the levels of int8, stored with 128
+  added (the zero point), since a convolution must read and write one type. Masks are on integers,
+  and biases are int32, of the scale that ONNX Runtime asks for.
+* `s8s8`, for TensorRT's explicit quantization: int8 throughout, zero point 0, float biases, and
+  masks on floats between two Q/DQ pairs, for TensorRT has no selection among int8. A ReLU after a
+  convolution comes after the rounding: ONNX Runtime could not drop it before.
+"""
+
+from collections.abc import Mapping
+
+import onnx
+import torch
+
+from zqlib.errors import InputError
+from zqlib.export.onnx_float import FloatWriter, Layout
+from zqlib.quantization.calibrate import activation_levels
+from zqlib.quantization.graph import FloatGraph
+from zqlib.quantization.lower import quantize_weight
+from zqlib.quantization.nodes import Activation, FloatConv, FloatConv2d
+from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.scheme import QuantScheme
+
+__all__ = ["export_qdq"]
+
+
+def export_qdq(
+    graph: FloatGraph,
+    scales: Mapping[str, float],
+    scheme: QuantScheme,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Write a calibrated model with Q/DQ.
+
+    Args:
+        graph: from `zqlib.quantization.fold`.
+        scales: from `calibrate` of `round_convolutions(graph)`. `lower` takes the same for `graph`.
+        scheme: that of the calibration; its `unsigned_relu` chooses the flavour.
+        metadata: text by key, for the model's `metadata_props`.
+
+    Returns:
+        The checked model, with inputs and outputs as in `zqlib.export.onnx_float`.
+
+    Raises:
+        InputError: activations of another width than 8 bits, or a scale is missing.
+    """
+    if scheme.activation_bits != 8:
+        raise InputError(
+            f"Q/DQ holds activations of 8 bits, the scheme has {scheme.activation_bits}; "
+            "use w<bits>a8, or export an integer program."
+        )
+    return _QdqWriter(round_convolutions(graph), scales, scheme).write(metadata)
+
+
+class _QdqWriter(FloatWriter):
+    def __init__(self, graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -> None:
+        super().__init__(graph)
+        self.scales, self.scheme = scales, scheme
+        self.levels = activation_levels(graph, scheme)
+        read = {o.input for o in graph.operators if isinstance(o, FloatConv | FloatConv2d)}
+        self._convolved = {
+            o.output
+            for o in graph.operators
+            if isinstance(o, FloatConv | FloatConv2d) and o.name not in self.linear
+        }
+        activations = (o for o in graph.operators if isinstance(o, Activation))
+        self._sources = {o.output: o.inputs[0] for o in activations if len(o.inputs) == 1}
+        written = {name for name, source in self._sources.items() if source in self._convolved}
+        self.points = (read | written) & self.levels.keys()
+        if missing := sorted(self.points - scales.keys()):
+            raise InputError(
+                f"The tensor {missing[0]!r} has no scale; calibrate `round_convolutions(graph)`."
+            )
+        self._steps: dict[str, tuple[str, str]] = {}
+        self._integers: dict[tuple[str, Layout, bool], str] = {}
+
+    def store(self, name: str, layout: Layout, value: str, relu: bool = False) -> None:
+        """Quantize the tensor, if it is one of those."""
+        if name not in self.points:
+            return super().store(name, layout, value, relu)
+        after_convolution = self._sources.get(name) in self._convolved
+        if relu and after_convolution and not self.scheme.unsigned_relu:
+            value = self._dequantize(name, self._quantize(name, value))
+        if relu:
+            value = self.add("Relu", value)
+        self.layouts[name] = layout
+        self._integers[name, layout, False] = self._quantize(name, value)
+
+    def read(self, name: str, layout: Layout) -> str:
+        """A tensor in float, dequantized if need be."""
+        if name in self.points and (name, layout) not in self.values:
+            return self._dequantize(name, self._integer(name, layout, masked=False))
+        return super().read(name, layout)
+
+    def operand(self, conv: FloatConv | FloatConv2d, layout: Layout, masked: bool) -> str:
+        """The dequantized input; every layer has a DequantizeLinear of its own."""
+        return self._dequantize(conv.input, self._integer(conv.input, layout, masked))
+
+    def parameters(self, conv: FloatConv | FloatConv2d) -> tuple[str, str]:
+        """The dequantized weight and the bias."""
+        step = self.scales[conv.input]
+        flat = conv.weight.flatten(2)
+        quantized, bias_q, scale = quantize_weight(flat, conv.bias, step, self.scheme.weight_bits)
+        arranged = self.arranged(conv, quantized.view_as(conv.weight))
+        weight_scale = self.constant(scale.float(), f"{conv.name}.weight.scale")
+        weight = self.add(
+            "DequantizeLinear",
+            self.constant(arranged, f"{conv.name}.weight"),
+            weight_scale,
+            axis=1 if conv.name in self.linear else 0,
+        )
+        if conv.bias is None or bias_q is None:
+            return weight, ""
+        if conv.name in self.linear or not self.scheme.unsigned_relu:
+            return weight, self.constant(conv.bias, f"{conv.name}.bias")
+        # a product that runtimes fold when they load the model, and that need not be stored
+        bias_scale = self.add("Mul", weight_scale, self._step(conv.input)[0])
+        stored = self.constant(bias_q, f"{conv.name}.bias")
+        return weight, self.add("DequantizeLinear", stored, bias_scale, axis=0)
+
+    def _integer(self, name: str, layout: Layout, masked: bool) -> str:
+        """The quantized tensor in a layout, with zeros beyond each length if `masked`."""
+        key = (name, layout, masked)
+        if key not in self._integers:
+            if masked:
+                self._integers[key] = self._mask(name, layout)
+            else:
+                source = self.layouts[name]
+                value = self._integers[name, source, False]
+                self._integers[key] = self.arrange(name, value, source, layout)
+        return self._integers[key]
+
+    def _mask(self, name: str, layout: Layout) -> str:
+        value = self._integer(name, layout, masked=False)
+        if self.scheme.unsigned_relu:
+            return self.mask(name, layout, value, self._step(name)[1])
+        zero = self.constant(torch.zeros(()), "zero")
+        masked = self.mask(name, layout, self._dequantize(name, value), zero)
+        return self._quantize(name, masked)
+
+    def _quantize(self, name: str, value: str) -> str:
+        return self.add("QuantizeLinear", value, *self._step(name), output=f"{name}.integer")
+
+    def _dequantize(self, name: str, value: str) -> str:
+        return self.add("DequantizeLinear", value, *self._step(name), output=f"{name}.real")
+
+    def _step(self, name: str) -> tuple[str, str]:
+        """Scale and zero point of a tensor."""
+        if name not in self._steps:
+            signed = self.levels[name][0] < 0
+            kind = torch.uint8 if self.scheme.unsigned_relu else torch.int8
+            zero = 128 if signed and kind == torch.uint8 else 0
+            scale = torch.tensor(self.scales[name], dtype=torch.float32)
+            self._steps[name] = (
+                self.constant(scale, f"{name}.scale"),
+                self.constant(torch.tensor(zero, dtype=kind), f"{name}.zero"),
+            )
+        return self._steps[name]
