@@ -7,10 +7,12 @@ from hypothesis import settings
 from torch import Tensor
 
 from zqlib.integer.program import ACCUMULATOR, Argmax, Conv1d, Program, TensorType
+from zqlib.models.conformer import ConformerConfig, ConformerCTC
 from zqlib.models.jasper import BlockConfig, JasperConfig, JasperCTC
 from zqlib.models.layers import BatchNorm
 from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
+from zqlib.quantization.fold_conformer import fold_conformer
 from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme
 
@@ -73,6 +75,35 @@ def lowered(
     graph = fold(network(topology, seed), scheme)
     scales = calibrate(graph, [features([80, 60], seed + 1)], scheme)
     return lower(graph, scales, scheme), scales[graph.input]
+
+
+def conformer() -> ConformerCTC:
+    """Two narrow random layers, nothing in them left at zero or one, for 20 mel bands."""
+    config = ConformerConfig(20, 2, 16, 4, 9, 6, ff_expansion=2, conv_kernel=7)
+    torch.manual_seed(3)
+    result = ConformerCTC(config).eval().requires_grad_(False)
+    for name, parameter in result.named_parameters():
+        if "norm" in name:
+            parameter.uniform_(0.5, 1.5) if name.endswith("weight") else parameter.normal_(0, 0.3)
+        elif "pos_bias" in name:
+            parameter.normal_(0, 0.3)
+    for module in result.modules():
+        if isinstance(module, BatchNorm):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.05, 0.2)
+    return result
+
+
+def lowered_conformer(
+    network: ConformerCTC, features: Tensor, lengths: Tensor, scheme: QuantScheme
+) -> tuple[Program, Tensor]:
+    """The program, and the quantized features."""
+    graph = fold_conformer(network, scheme)
+    scales = calibrate(graph, [(features, lengths)], scheme)
+    limit = 2 ** (scheme.activation_bits - 1)
+    quantized = torch.round(features / scales[graph.input]).clamp(-limit, limit - 1)
+    return lower(graph, scales, scheme), quantized.to(torch.int8)
 
 
 def integers(shape: tuple[int, ...], low: int, high: int, dtype: torch.dtype, seed: int) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import conformer, lowered_conformer
 
 from zqlib.errors import LoweringError
 from zqlib.integer.nonlinear import MAX_EPS
@@ -14,11 +15,8 @@ from zqlib.integer.program import Operator, Program
 from zqlib.integer.reference import run
 from zqlib.integer.storage import load_program, save_program
 from zqlib.integer.tensor_type import ACCUMULATOR, TensorType
-from zqlib.models.conformer import ConformerConfig, ConformerCTC
-from zqlib.models.layers import BatchNorm
-from zqlib.quantization.calibrate import calibrate
+from zqlib.models.conformer import ConformerCTC
 from zqlib.quantization.fold_conformer import fold_conformer
-from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme, preset
 
 N_MELS, CLASSES = 20, 9
@@ -27,21 +25,7 @@ LENGTHS = torch.tensor([120, 77, 9])
 
 @pytest.fixture(scope="module")
 def network() -> ConformerCTC:
-    """Two narrow random layers, nothing in them left at zero or one."""
-    config = ConformerConfig(N_MELS, 2, 16, 4, CLASSES, 6, ff_expansion=2, conv_kernel=7)
-    torch.manual_seed(3)
-    result = ConformerCTC(config).eval().requires_grad_(False)
-    for name, parameter in result.named_parameters():
-        if "norm" in name:
-            parameter.uniform_(0.5, 1.5) if name.endswith("weight") else parameter.normal_(0, 0.3)
-        elif "pos_bias" in name:
-            parameter.normal_(0, 0.3)
-    for module in result.modules():
-        if isinstance(module, BatchNorm):
-            assert module.running_mean is not None and module.running_var is not None
-            module.running_mean.normal_(0, 0.2)
-            module.running_var.uniform_(0.05, 0.2)
-    return result
+    return conformer()
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +38,7 @@ def lowered(
     network: ConformerCTC, features: torch.Tensor, scheme: QuantScheme
 ) -> tuple[Program, torch.Tensor]:
     """The program, and the quantized features."""
-    graph = fold_conformer(network, scheme)
-    scales = calibrate(graph, [(features, LENGTHS)], scheme)
-    limit = 2 ** (scheme.activation_bits - 1)
-    quantized = torch.round(features / scales[graph.input]).clamp(-limit, limit - 1)
-    return lower(graph, scales, scheme), quantized.to(torch.int8)
+    return lowered_conformer(network, features, LENGTHS, scheme)
 
 
 @pytest.fixture(scope="module")
