@@ -1,0 +1,143 @@
+"""The convolution kernels against the reference, over shapes, strides, dilations, bits, signs."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from single import assert_same, program_of
+from tiny import integers, reproducible, single_conv
+
+from zqlib.integer.arithmetic import dyadic
+from zqlib.integer.operators import Conv2d
+from zqlib.integer.program import ACCUMULATOR, Conv1d, Requantize, TensorType, Term
+
+SIGNED, UNSIGNED = (torch.int8, -128, 127), (torch.uint8, 0, 255)
+
+
+def kind_of(channels: int, bits: int, unsigned: bool) -> TensorType:
+    if unsigned:
+        return TensorType(channels, torch.uint8, 0, 2**bits - 1)
+    return TensorType(channels, torch.int8, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+@reproducible
+@given(
+    unsigned=st.booleans(),
+    depthwise=st.booleans(),
+    with_bias=st.booleans(),
+    bits=st.integers(2, 8),
+    channels=st.integers(1, 40),
+    out=st.integers(1, 70),
+    taps=st.integers(1, 9),
+    stride=st.integers(1, 3),
+    dilation=st.integers(1, 3),
+    padding=st.integers(0, 12),
+    frames=st.integers(27, 60),
+    shortening=st.integers(0, 2),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_conv1d(
+    unsigned: bool, depthwise: bool, with_bias: bool, bits: int, channels: int, out: int, taps: int,
+    stride: int, dilation: int, padding: int, frames: int, shortening: int, threads: int, seed: int,
+) -> None:  # fmt: skip
+    kind = kind_of(channels, bits, unsigned)
+    groups, out = (channels, channels) if depthwise else (1, out)
+    limit = 2 ** (bits - 1) - 1
+    weight = integers((out, channels // groups, taps), -limit, limit, torch.int8, seed)
+    bias = integers((out,), -(2**30), 2**30, torch.int32, seed + 1) if with_bias else None
+    program = single_conv(
+        weight, bias, kind, weight_bits=bits, stride=stride, dilation=dilation, padding=padding,
+        groups=groups,
+    )  # fmt: skip
+    x = integers((2, channels, frames), kind.low, kind.high, kind.dtype, seed + 2)
+    assert_same(program, x, torch.tensor([frames, frames - shortening]), threads)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("container", [SIGNED, UNSIGNED])
+@pytest.mark.parametrize("extreme", [-127, 127])
+def test_conv1d_at_the_extremes(
+    extreme: int, container: tuple[torch.dtype, int, int], depthwise: bool
+) -> None:
+    """Where products added in pairs would saturate 16 bits."""
+    dtype, low, high = container
+    channels, out, groups = (48, 48, 48) if depthwise else (256, 32, 1)
+    weight = torch.full((out, channels // groups, 5), extreme, dtype=torch.int8)
+    program = single_conv(weight, None, TensorType(channels, dtype, low, high), groups=groups)
+    for value in (low, high):
+        x = torch.full((1, channels, 40), value).to(dtype)
+        assert_same(program, x, torch.tensor([40]))
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_accumulator_at_the_ends_of_int32(depthwise: bool) -> None:
+    """Partial sums with the offset of signed bytes wrap, the result does not."""
+    weight = torch.full((8, 1 if depthwise else 8, 1), 127, dtype=torch.int8)
+    room = 127 * 128 * weight.shape[1]
+    bias = torch.tensor([2**31 - 1 - room, -(2**31) + 1 + room] * 4, dtype=torch.int32)
+    program = single_conv(weight, bias, groups=8 if depthwise else 1)
+    x = torch.tensor([-128, 127, 0, -1], dtype=torch.int8).repeat(1, 8, 5)
+    assert_same(program, x, torch.tensor([20]))
+
+
+@reproducible
+@given(
+    unsigned=st.booleans(),
+    planes=st.integers(1, 6),
+    out_planes=st.integers(1, 40),
+    taps=st.integers(1, 4),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 3),
+    bands=st.integers(4, 20),
+    frames=st.integers(8, 20),
+    shortening=st.integers(0, 3),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_conv2d(
+    unsigned: bool, planes: int, out_planes: int, taps: int, stride: int, padding: int, bands: int,
+    frames: int, shortening: int, threads: int, seed: int,
+) -> None:  # fmt: skip
+    kind = kind_of(planes * bands, 8, unsigned)
+    weight = integers((out_planes, planes, taps, taps), -127, 127, torch.int8, seed)
+    bias = integers((out_planes,), -(2**30), 2**30, torch.int32, seed + 1)
+    conv = Conv2d("conv", "x", "acc", weight, bias, 8, stride, padding, bands)
+    channels = out_planes * conv.reduced(bands)
+    target = TensorType(channels, torch.uint8, 0, 255)
+    multiplier = torch.rand(channels, generator=torch.Generator().manual_seed(seed)) / 2**24
+    requantize = Requantize("down", (Term("acc", *dyadic(multiplier.double())),), "y")
+    types = {"x": kind, "acc": ACCUMULATOR(channels), "y": target}
+    x = integers((2, planes * bands, frames), kind.low, kind.high, kind.dtype, seed + 2)
+    lengths = torch.tensor([frames - shortening, frames])
+    assert_same(program_of(types, conv), x, lengths, threads)
+    assert_same(program_of(types, conv, requantize), x, lengths, threads)
+
+
+@reproducible
+@given(
+    depthwise=st.booleans(),
+    first_is_residual=st.booleans(),
+    wide_output=st.booleans(),
+    magnitude=st.integers(-12, 3),
+    channels=st.integers(1, 37),
+    frames=st.integers(1, 40),
+    seed=st.integers(0, 2**31),
+)
+def test_requantization_of_a_convolution_and_a_residual(
+    depthwise: bool, first_is_residual: bool, wide_output: bool, magnitude: int, channels: int,
+    frames: int, seed: int,
+) -> None:  # fmt: skip
+    """Fused or not, with sums that fit int32 and sums that do not."""
+    x = TensorType(channels, torch.int8, -128, 127)
+    target = ACCUMULATOR(channels) if wide_output else TensorType(channels, torch.int8, -100, 90)
+    weight = integers((channels, 1 if depthwise else channels, 3), -127, 127, torch.int8, seed)
+    bias = integers((channels,), -(2**29), 2**29, torch.int32, seed)
+    groups = channels if depthwise else 1
+    conv = Conv1d("conv", "x", "acc", weight, bias, 8, 1, 1, 1, groups)
+    multiplier = integers((2, channels), 0, 2**20, torch.int64, seed + 1) / 2**20 * 2.0**magnitude
+    terms = [Term("acc", *dyadic(multiplier[0])), Term("x", *dyadic(multiplier[1]))]
+    sum_ = Requantize("sum", tuple(terms[::-1] if first_is_residual else terms), "y")
+    program = program_of({"x": x, "acc": ACCUMULATOR(channels), "y": target}, conv, sum_)
+    values = integers((3, channels, frames), -128, 127, torch.int8, seed + 2)
+    assert_same(program, values, torch.tensor([frames, 1, max(1, frames - 2)]))

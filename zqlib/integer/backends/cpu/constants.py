@@ -1,0 +1,131 @@
+"""What the kernels read of a program besides its tensors, packed once when it is loaded."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zqlib.integer.backends.cpu.packing import (
+    Array,
+    pack_bias,
+    pack_depthwise,
+    pack_panels,
+    pad_channels,
+)
+from zqlib.integer.nonlinear import sigmoid, swish
+from zqlib.integer.operators import (
+    Attention,
+    Conv1d,
+    Conv2d,
+    LayerNorm,
+    Operator,
+    Positions,
+    Requantize,
+    Sigmoid,
+    Swish,
+)
+from zqlib.integer.program import Program
+from zqlib.integer.rules import accumulator_bound
+from zqlib.integer.tensor_type import TensorType
+
+__all__ = ["Constants", "zero_byte"]
+
+
+def zero_byte(kind: TensorType) -> int:
+    """The byte that stands for 0 in a tensor of 8 bits; 0 in one of 32."""
+    return 128 if kind.dtype == torch.int8 else 0
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Arrays of every operator.
+
+    Attributes:
+        program: whose they are.
+        lanes, panel_width: of the instruction set.
+        arrays: by the operator's name and theirs.
+        fits_int32: names of the requantizations whose sums of terms always fit int32.
+    """
+
+    program: Program
+    lanes: int
+    panel_width: int
+    arrays: dict[tuple[str, str], Array] = field(default_factory=dict)
+    fits_int32: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        bounds: dict[str, Tensor] = {}
+        for operator in self.program.operators:
+            for name, array in self._arrays_of(operator):
+                self.arrays[operator.name, name] = array
+            match operator:
+                case Conv1d():
+                    kind = self.program.tensors[operator.input]
+                    bounds[operator.output] = accumulator_bound(operator, kind)
+                case Conv2d():
+                    kind = self.program.tensors[operator.input]
+                    bands = operator.reduced(operator.bands)
+                    bound = accumulator_bound(operator, kind).repeat_interleave(bands)
+                    bounds[operator.output] = bound
+                case Requantize():
+                    if self._fits_int32(operator, bounds):
+                        self.fits_int32.add(operator.name)
+
+    def address(self, operator: Operator, name: str) -> int:
+        """Where an array lies."""
+        return int(self.arrays[operator.name, name].ctypes.data)
+
+    def _arrays_of(self, operator: Operator) -> Iterator[tuple[str, Array]]:
+        match operator:
+            case Conv1d() if operator.groups > 1:
+                yield "weight", pack_depthwise(operator.weight[:, 0].numpy(), self.lanes)
+                yield "bias", self._bias(operator)
+            case Conv1d():
+                runs = operator.weight.permute(0, 2, 1)  # (out, taps, in)
+                if operator.dilation == 1:  # the taps lie side by side
+                    runs = runs.flatten(1)[:, None]
+                yield "weight", pack_panels(runs.numpy(), self.panel_width)
+                yield "bias", self._bias(operator)
+            case Conv2d():
+                runs = operator.weight.permute(0, 2, 3, 1).flatten(2)  # (out, taps, taps * in)
+                yield "weight", pack_panels(runs.numpy(), self.panel_width)
+                yield "bias", self._bias(operator)
+            case Requantize():
+                for index, term in enumerate(operator.terms):
+                    yield f"m{index}", pad_channels(term.m.numpy(), 0)
+                    yield f"e{index}", pad_channels(term.e.int().numpy(), 1)
+            case LayerNorm():
+                yield "m", operator.constants.m.contiguous().numpy()
+                yield "e", operator.constants.e.int().numpy()
+                yield "offset", operator.constants.offset.contiguous().numpy()
+            case Sigmoid() | Swish():
+                yield "table", _table(operator, self.program.tensors)
+            case Positions():
+                yield "table", operator.table.contiguous().numpy()
+            case Attention():
+                yield "content_bias", operator.content_bias.contiguous().numpy()
+                yield "distance_bias", operator.distance_bias.contiguous().numpy()
+
+    def _bias(self, conv: Conv1d | Conv2d) -> Array:
+        return pack_bias(conv.bias, conv.weight, zero_byte(self.program.tensors[conv.input]))
+
+    def _fits_int32(self, operator: Requantize, bounds: Mapping[str, Tensor]) -> bool:
+        largest = torch.zeros(self.program.tensors[operator.output].channels, dtype=torch.int64)
+        for term in operator.terms:
+            kind = self.program.tensors[term.input]
+            bound = bounds.get(term.input, torch.tensor(kind.magnitude))
+            largest += ((bound * term.m.long()) >> term.e.long()) + 1
+        return int(largest.max()) < 2**31
+
+
+def _table(operator: Sigmoid | Swish, tensors: Mapping[str, TensorType]) -> Array:
+    """The reference's value for everything that the input can hold, as bytes."""
+    source, target = tensors[operator.input], tensors[operator.output]
+    x = torch.arange(source.low, source.high + 1)
+    if isinstance(operator, Sigmoid):
+        y = sigmoid(x, *operator.exponent, operator.high)
+    else:
+        y = swish(x, operator.exponent, operator.gain).clamp(target.low, target.high)
+    return (y + zero_byte(target)).numpy().astype(np.uint8)

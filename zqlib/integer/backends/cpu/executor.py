@@ -1,0 +1,180 @@
+"""Runs a program on the compiled kernels."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zqlib.errors import InputError
+from zqlib.integer.backends.cpu import arguments as c
+from zqlib.integer.backends.cpu.arena import ALIGNMENT, SLACK, place
+from zqlib.integer.backends.cpu.constants import Constants, zero_byte
+from zqlib.integer.backends.cpu.fusion import Job, fuse
+from zqlib.integer.backends.cpu.library import library
+from zqlib.integer.backends.cpu.packing import Array
+from zqlib.integer.backends.cpu.steps import Extent, Steps, extent_after
+from zqlib.integer.batch import check_input, output_lengths
+from zqlib.integer.operators import Conv1d, Conv2d, Positions
+from zqlib.integer.program import Program
+from zqlib.integer.reference import ProgramOutput
+
+__all__ = ["INSTRUCTION_SETS", "Executor"]
+
+INSTRUCTION_SETS = ("avx512_vnni", "avx2", "portable")
+"""Best first."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that depends on the shape of a batch.
+
+    Attributes:
+        extents: of every tensor.
+        offsets: of every tensor in the arena.
+        lengths: (tensors, batch) int64, filled for each run; `rows` names its rows.
+        steps: for the library, with the `structs` that they point to.
+    """
+
+    extents: dict[str, Extent]
+    offsets: dict[str, int]
+    lengths: Array
+    rows: dict[str, int]
+    steps: ctypes.Array[c.Step]
+    structs: Sequence[c.Arguments]
+    builder: Steps
+
+
+class Executor:
+    """A program, its constants packed for this processor, and one arena for its tensors.
+
+    Args:
+        program: the program.
+        threads: that share the work of every step.
+        instruction_set: one of `INSTRUCTION_SETS`; the best of this processor if None.
+
+    Raises:
+        InputError: a bad number of threads, an instruction set that this processor lacks, or no
+            way to compile the kernels.
+    """
+
+    def __init__(
+        self, program: Program, threads: int = 1, instruction_set: str | None = None
+    ) -> None:
+        if not 1 <= threads <= 256:
+            raise InputError(f"The engine cpu cannot use {threads} threads; give 1 to 256.")
+        kernels = library()
+        available = [name for name in INSTRUCTION_SETS if kernels.lanes(name)]
+        if instruction_set is not None and instruction_set not in available:
+            raise InputError(
+                f"This processor does not run {instruction_set!r}; use {' or '.join(available)}."
+            )
+        self.program, self.threads = program, threads
+        self.instruction_set = instruction_set or available[0]
+        self.jobs: Sequence[Job] = fuse(program)
+        self._constants = Constants(
+            program,
+            kernels.lanes(self.instruction_set),
+            kernels.panel_width(self.instruction_set),
+        )
+        self._arena = torch.empty(0, dtype=torch.uint8)
+        self._base = 0
+        self._plans: dict[Extent, _Plan] = {}
+        self._lock = Lock()
+
+    def run(self, features: Tensor, lengths: Tensor) -> ProgramOutput:
+        """Execute the program on a batch; see `zqlib.integer.reference.run`."""
+        check_input(self.program.tensors[self.program.input], features, lengths)
+        with self._lock:
+            plan = self._prepare(features, lengths)
+            library().run(
+                self.instruction_set, ctypes.addressof(plan.steps), len(self.jobs), self.threads
+            )
+            logits = self._view(plan, self.program.logits).transpose(1, 2).clone()
+            tokens = self._view(plan, self.program.tokens)[:, :, 0].clone()
+            valid = plan.lengths[plan.rows[self.program.logits]]
+            return ProgramOutput(tokens, logits, torch.from_numpy(valid.copy()))
+
+    def _prepare(self, features: Tensor, lengths: Tensor) -> _Plan:
+        """Plan for the shape if need be, and put the batch into the arena."""
+        extent = Extent(features.shape[0], features.shape[2])
+        plan = self._plans.get(extent) or self._plan(extent)
+        plan.lengths[plan.rows[self.program.input]] = lengths.numpy()
+        for operator in self.program.operators:
+            valid = plan.lengths[plan.rows[operator.reads[0]]]
+            if isinstance(operator, Conv1d | Conv2d):
+                valid = output_lengths(operator, valid)
+            elif isinstance(operator, Positions):
+                valid = plan.extents[operator.output].frames
+            plan.lengths[plan.rows[operator.output]] = valid
+        kind = self.program.tensors[self.program.input]
+        target = self._view(plan, self.program.input)
+        source = features.transpose(1, 2)
+        if kind.dtype == torch.int8:
+            torch.bitwise_xor(source.view(torch.uint8), zero_byte(kind), out=target)
+        else:
+            target.copy_(source)
+        return plan
+
+    def _plan(self, extent: Extent) -> _Plan:
+        program = self.program
+        extents = {program.input: extent}
+        for operator in program.operators:
+            extents[operator.output] = extent_after(operator, extents[operator.reads[0]])
+        sizes = {
+            name: batch * frames * self._element_bytes(name) * program.tensors[name].channels
+            for name, (batch, frames) in extents.items()
+        }
+        rows = {name: index for index, name in enumerate(extents)}
+        lengths = np.zeros((len(rows), extent.batch), np.int64)
+        starts = {name: lengths[row:].ctypes.data for name, row in rows.items()}
+        nowhere = dict.fromkeys([*sizes], 0)
+        sketch = Steps(self._constants, extents, nowhere, starts, nowhere)
+        scratch = [self._scratch_bytes(sketch.build(job)) for job in self.jobs]
+        kept = (program.logits, program.tokens)
+        offsets, scratch_offsets, total = place(self.jobs, sizes, scratch, program.input, kept)
+        self._reserve(total)
+        builder = Steps(
+            self._constants,
+            extents,
+            {name: self._base + offset for name, offset in offsets.items()},
+            starts,
+            {
+                job.output: self._base + offset
+                for job, offset in zip(self.jobs, scratch_offsets, strict=True)
+            },
+        )
+        structs = [builder.build(job) for job in self.jobs]
+        steps = (c.Step * len(structs))(*map(_step, structs))
+        plan = _Plan(extents, offsets, lengths, rows, steps, structs, builder)
+        self._plans[extent] = plan
+        return plan
+
+    def _scratch_bytes(self, struct: c.Arguments) -> int:
+        step = _step(struct)
+        return library().scratch_bytes(self.instruction_set, ctypes.addressof(step), self.threads)
+
+    def _reserve(self, size: int) -> None:
+        """Grow the arena; plans that point into the old one are forgotten."""
+        if size > len(self._arena) - ALIGNMENT - SLACK:
+            self._plans.clear()
+            self._arena = torch.zeros(size + ALIGNMENT + SLACK, dtype=torch.uint8)
+            self._base = -(-self._arena.data_ptr() // ALIGNMENT) * ALIGNMENT
+
+    def _element_bytes(self, name: str) -> int:
+        return 4 if self.program.tensors[name].dtype == torch.int32 else 1
+
+    def _view(self, plan: _Plan, name: str) -> Tensor:
+        """A tensor of the arena: (batch, frames, channels) uint8 or int32."""
+        start = self._base - self._arena.data_ptr() + plan.offsets[name]
+        shape = (*plan.extents[name], self.program.tensors[name].channels)
+        size = self._element_bytes(name)
+        flat = self._arena[start : start + size * int(np.prod(shape))]
+        return (flat.view(torch.int32) if size == 4 else flat).view(shape)
+
+
+def _step(struct: c.Arguments) -> c.Step:
+    return c.Step(c.KINDS.index(type(struct)), ctypes.addressof(struct))

@@ -1,0 +1,65 @@
+"""Which requantizations a convolution computes on its way out."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zqlib.integer.operators import Conv1d, Conv2d, Operator, Requantize
+from zqlib.integer.program import Program
+
+__all__ = ["Job", "fuse"]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """An operator, with the requantization of its accumulator if that is part of it."""
+
+    operator: Operator
+    requantize: Requantize | None = None
+
+    @property
+    def output(self) -> str:
+        """Name of the tensor that it writes."""
+        return (self.requantize or self.operator).output
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        if self.requantize is None:
+            return self.operator.reads
+        others = (name for name in self.requantize.reads if name != self.operator.output)
+        return (*self.operator.reads, *others)
+
+
+def fuse(program: Program) -> Sequence[Job]:
+    """The operators of a program as jobs, in an order of execution.
+
+    A requantization joins the convolution that writes the last of its terms, if nothing else reads
+    that accumulator: it is then never stored.
+    """
+    readers = Counter(name for operator in program.operators for name in operator.reads)
+    readers.update([program.logits, program.tokens])
+    written = {program.input}
+    requantize_of = {
+        name: operator
+        for operator in program.operators
+        if isinstance(operator, Requantize)
+        for name in operator.reads
+        if readers[name] == 1
+    }
+    jobs: list[Job] = []
+    done: set[str] = set()
+    for operator in program.operators:
+        if operator.name in done:
+            continue
+        follower = requantize_of.get(operator.output)
+        if isinstance(operator, Conv1d | Conv2d) and follower:
+            others = {name for name in follower.reads if name != operator.output}
+            if others <= written:
+                done.add(follower.name)
+                written.add(follower.output)
+                jobs.append(Job(operator, follower))
+                continue
+        written.add(operator.output)
+        jobs.append(Job(operator))
+    return jobs

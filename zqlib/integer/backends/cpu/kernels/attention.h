@@ -1,0 +1,162 @@
+// Attention with relative positions: softmax((q + u) k + shift((q + v) p)) v, head by head.
+//
+// Keys, positions and values take the place of weights: they are packed into panels when a head
+// begins. The products with u and v, and the offset of the queries' bytes, are biases of columns.
+#pragma once
+
+#include "nonlinear.h"
+#include "product.h"
+
+namespace zq {
+namespace {
+
+// What one worker needs for one head; the layout depends on the sizes only.
+template <class V>
+struct Workspace {
+  static constexpr int width = panel_width<V>;
+  int64_t frames, size;
+  int64_t key_panels = panels(frames), position_panels = panels(2 * frames - 1);
+  int64_t score_pitch = key_panels * width, distance_pitch = position_panels * width;
+  int64_t weight_bytes = (frames + 3) / 4 * 4;
+  uint8_t* end = nullptr;
+  int8_t* keys = take<int8_t>(key_panels * packed(size));
+  int8_t* positions = take<int8_t>(position_panels * packed(size));
+  int8_t* values = take<int8_t>(panels(size) * packed(frames));
+  int32_t* key_bias = take<int32_t>(score_pitch);
+  int32_t* position_bias = take<int32_t>(distance_pitch);
+  int32_t* no_bias = take<int32_t>(width);
+  int32_t* scores = take<int32_t>(V::rows * score_pitch);
+  int32_t* distances = take<int32_t>(V::rows * distance_pitch);
+  int64_t* powers = take<int64_t>(frames);
+  uint8_t* weights = take<uint8_t>(V::rows * weight_bytes);
+
+  Workspace(const Attention& a, uint8_t* begin)
+      : frames(a.frames), size(a.channels / a.heads), end(begin) {}
+
+  static int64_t panels(int64_t columns) { return (columns + width - 1) / width; }
+  static int64_t packed(int64_t depth) { return (depth + 3) / 4 * 4 * width; }  // of one panel
+
+  template <class T>
+  T* take(int64_t count) {
+    uint8_t* begin = end;
+    end += (count * int64_t(sizeof(T)) + 63) / 64 * 64;
+    return reinterpret_cast<T*>(begin);
+  }
+};
+
+template <class V>
+int64_t scratch_bytes(const Attention& a, int threads) {
+  return threads * (Workspace<V>(a, nullptr).end - static_cast<uint8_t*>(nullptr));
+}
+
+// Element (k, column) of the right operand is from[k * depth_stride + column * column_stride].
+template <class V>
+void pack(const uint8_t* from, int64_t depth, int64_t depth_stride, int64_t columns,
+          int64_t column_stride, int8_t* to) {
+  constexpr int width = panel_width<V>;
+  for (int64_t panel = 0; panel < columns; panel += width) {
+    for (int64_t four = 0; four < depth; four += 4) {
+      for (int64_t c = panel; c < panel + width; ++c) {
+        for (int64_t k = four; k < four + 4; ++k, ++to) {
+          const bool inside = k < depth && c < columns;
+          *to = inside ? int8_t(from[k * depth_stride + c * column_stride] ^ 0x80) : 0;
+        }
+      }
+    }
+  }
+}
+
+// The product of a row of biases with every packed column, and of -128, the bytes' offset.
+void fold_bias(const int32_t* bias, const uint8_t* from, int64_t size, int64_t columns,
+                      int64_t column_stride, int32_t* to) {
+  for (int64_t c = 0; c < columns; ++c) {
+    uint32_t sum = 0;
+    for (int64_t k = 0; k < size; ++k) {
+      sum += uint32_t(bias[k] - 128) * uint32_t(from[c * column_stride + k] - 128);
+    }
+    to[c] = int32_t(sum);
+  }
+}
+
+// One row of scores to weights in steps of 1/255; those of keys beyond the length are 0.
+void softmax(const Attention& a, const int32_t* content, const int32_t* distance,
+                    int64_t valid, int64_t* powers, uint8_t* weights) {
+  const int64_t least = INT32_MIN, most = INT32_MAX;
+  const auto content_m = int32_t(a.content_m), content_e = int32_t(a.content_e);
+  const auto distance_m = int32_t(a.distance_m), distance_e = int32_t(a.distance_e);
+  const auto exponent_m = int32_t(a.exponent_m), exponent_e = int32_t(a.exponent_e);
+  int64_t top = least, total = 0;
+  for (int64_t j = 0; j < valid; ++j) {
+    const int64_t sum = rounded(content[j], content_m, content_e) +
+                        rounded(distance[j], distance_m, distance_e);
+    powers[j] = sum < least ? least : sum > most ? most : sum;
+    top = powers[j] > top ? powers[j] : top;
+  }
+  for (int64_t j = 0; j < valid; ++j) {
+    const int64_t below = powers[j] - top < least ? least : powers[j] - top;
+    powers[j] = exp2(rounded(below, exponent_m, exponent_e));
+    total += powers[j];
+  }
+  // The reciprocal is less than one unit off in the product, so the quotient at most one too small.
+  const int64_t reciprocal = (int64_t(1) << 54) / total;
+  for (int64_t j = 0; j < valid; ++j) {
+    const int64_t numerator = powers[j] * 255 + (total >> 1);
+    const int64_t guess = (numerator * reciprocal) >> 54;
+    weights[j] = uint8_t(guess + (numerator - guess * total >= total));
+  }
+}
+
+template <class V>
+void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w) {
+  constexpr int width = panel_width<V>;
+  const int64_t n = a.frames, size = w.size, start = row * n * a.channels + head * size;
+  const uint8_t* position = a.position + head * size;
+  pack<V>(a.key + start, size, 1, n, a.channels, w.keys);
+  pack<V>(position, size, 1, 2 * n - 1, a.channels, w.positions);
+  pack<V>(a.value + start, n, a.channels, size, 1, w.values);
+  fold_bias(a.content_bias + head * size, a.key + start, size, n, a.channels, w.key_bias);
+  fold_bias(a.distance_bias + head * size, position, size, 2 * n - 1, a.channels, w.position_bias);
+  std::memset(w.no_bias, 0, width * 4);
+  std::memset(w.weights, 0, V::rows * w.weight_bytes);
+
+  for (int64_t i = 0; i < n; i += V::rows) {
+    const int rows = n - i < V::rows ? int(n - i) : V::rows;
+    const Rows query = {a.query + start + i * a.channels, a.channels, 0, 1, size};
+    for (int64_t p = 0; p < w.key_panels; ++p) {
+      multiply<V>(rows, query, w.keys + p * query.panel_bytes(width), w.key_bias + p * width,
+                  w.scores + p * width, w.score_pitch);
+    }
+    // Row i meets the distances n - 1 - i ... 2n - 2 - i.
+    for (int64_t p = (n - i - rows) / width; p <= (2 * n - 2 - i) / width; ++p) {
+      multiply<V>(rows, query, w.positions + p * query.panel_bytes(width),
+                  w.position_bias + p * width, w.distances + p * width, w.distance_pitch);
+    }
+    for (int r = 0; r < rows; ++r) {
+      const int32_t* distance = w.distances + r * w.distance_pitch + n - 1 - (i + r);
+      softmax(a, w.scores + r * w.score_pitch, distance, a.lengths[row], w.powers,
+              w.weights + r * w.weight_bytes);
+    }
+    const Rows weights = {w.weights, w.weight_bytes, 0, 1, n};
+    for (int64_t column = 0; column < size; column += width) {
+      alignas(64) int32_t tile[V::rows * width];
+      const int8_t* panel = w.values + column / width * weights.panel_bytes(width);
+      multiply<V>(rows, weights, panel, w.no_bias, tile, width);
+      const int64_t columns = size - column < width ? size - column : width;
+      for (int r = 0; r < rows; ++r) {
+        std::memcpy(a.out + start + (i + r) * a.channels + column, tile + r * width, 4 * columns);
+      }
+    }
+  }
+}
+
+template <class V>
+void run(const Attention& a, const Worker& worker) {
+  const int64_t bytes = scratch_bytes<V>(a, 1);
+  const Workspace<V> workspace(a, a.scratch + worker.index * bytes);
+  worker.share(a.batch * a.heads, [&](int64_t task) {
+    attend<V>(a, task / a.heads, task % a.heads, workspace);
+  });
+}
+
+}  // namespace
+}  // namespace zq
