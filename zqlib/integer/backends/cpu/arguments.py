@@ -33,7 +33,7 @@ def _integers(names: str) -> list[tuple[str, type]]:
 class Term(ctypes.Structure):
     """A summand of a requantization."""
 
-    _fields_ = [*_pointers("values m e"), *_integers("wide zero")]
+    _fields_ = [*_pointers("values m e"), *_integers("wide upper zero")]
 
 
 class Output(ctypes.Structure):
@@ -82,7 +82,7 @@ class LayerNorm(ctypes.Structure):
     """LayerNorm."""
 
     _fields_ = [
-        *_pointers("x out m e offset"),
+        *_pointers("x out m e rounding"),
         *_integers("rows channels eps x_wide x_zero low high out_zero out_wide"),
     ]
 

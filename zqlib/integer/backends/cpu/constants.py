@@ -77,6 +77,10 @@ class Constants:
         """Where an array lies."""
         return int(self.arrays[operator.name, name].ctypes.data)
 
+    def is_upper(self, operator: Requantize, index: int) -> bool:
+        """Whether a term's results lie in the upper halves of its 64-bit products."""
+        return bool((self.arrays[operator.name, f"e{index}"] >= 32).all())
+
     def _arrays_of(self, operator: Operator) -> Iterator[tuple[str, Array]]:
         match operator:
             case Conv1d() if operator.groups > 1:
@@ -94,12 +98,16 @@ class Constants:
                 yield "bias", self._bias(operator)
             case Requantize():
                 for index, term in enumerate(operator.terms):
+                    # 0 * 2^-e is 0 whatever e: take one that keeps a term in the upper half
+                    e = term.e.int().masked_fill(term.m == 0, 32)
                     yield f"m{index}", pad_channels(term.m.numpy(), 0)
-                    yield f"e{index}", pad_channels(term.e.int().numpy(), 1)
+                    yield f"e{index}", pad_channels(e.numpy(), 32)
             case LayerNorm():
-                yield "m", operator.constants.m.contiguous().numpy()
-                yield "e", operator.constants.e.int().numpy()
-                yield "offset", operator.constants.offset.contiguous().numpy()
+                shift = operator.constants.e.long()
+                rounding = operator.constants.offset + (torch.ones_like(shift) << (shift - 1))
+                yield "m", operator.constants.m.long().numpy()
+                yield "e", shift.numpy()
+                yield "rounding", rounding.numpy()
             case Sigmoid() | Swish():
                 yield "table", _table(operator, self.program.tensors)
             case Positions():

@@ -18,7 +18,7 @@ from zqlib.integer.backends.cpu.library import library
 from zqlib.integer.backends.cpu.packing import Array
 from zqlib.integer.backends.cpu.steps import Extent, Steps, extent_after
 from zqlib.integer.batch import check_input, output_lengths
-from zqlib.integer.operators import Conv1d, Conv2d, Positions
+from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions
 from zqlib.integer.program import Program
 from zqlib.integer.reference import ProgramOutput
 
@@ -35,7 +35,9 @@ class _Plan:
     Attributes:
         extents: of every tensor.
         offsets: of every tensor in the arena.
-        lengths: (tensors, batch) int64, filled for each run; `rows` names its rows.
+        lengths: (rows, batch) int64, filled for each run.
+        rows: the row of every tensor; tensors of the same lengths share one.
+        changes: the operators that change lengths, with the rows that they read and write.
         steps: for the library, with the `structs` that they point to.
     """
 
@@ -43,6 +45,7 @@ class _Plan:
     offsets: dict[str, int]
     lengths: Array
     rows: dict[str, int]
+    changes: Sequence[tuple[Operator, int, int]]
     steps: ctypes.Array[c.Step]
     structs: Sequence[c.Arguments]
     builder: Steps
@@ -103,13 +106,12 @@ class Executor:
         extent = Extent(features.shape[0], features.shape[2])
         plan = self._plans.get(extent) or self._plan(extent)
         plan.lengths[plan.rows[self.program.input]] = lengths.numpy()
-        for operator in self.program.operators:
-            valid = plan.lengths[plan.rows[operator.reads[0]]]
+        for operator, source_row, target_row in plan.changes:
             if isinstance(operator, Conv1d | Conv2d):
-                valid = output_lengths(operator, valid)
-            elif isinstance(operator, Positions):
+                valid = output_lengths(operator, plan.lengths[source_row])
+            else:  # positions
                 valid = plan.extents[operator.output].frames
-            plan.lengths[plan.rows[operator.output]] = valid
+            plan.lengths[target_row] = valid
         kind = self.program.tensors[self.program.input]
         target = self._view(plan, self.program.input)
         source = features.transpose(1, 2)
@@ -128,8 +130,8 @@ class Executor:
             name: batch * frames * self._element_bytes(name) * program.tensors[name].channels
             for name, (batch, frames) in extents.items()
         }
-        rows = {name: index for index, name in enumerate(extents)}
-        lengths = np.zeros((len(rows), extent.batch), np.int64)
+        rows, changes = _rows_of_lengths(program)
+        lengths = np.zeros((1 + len(changes), extent.batch), np.int64)
         starts = {name: lengths[row:].ctypes.data for name, row in rows.items()}
         nowhere = dict.fromkeys([*sizes], 0)
         sketch = Steps(self._constants, extents, nowhere, starts, nowhere)
@@ -149,7 +151,7 @@ class Executor:
         )
         structs = [builder.build(job) for job in self.jobs]
         steps = (c.Step * len(structs))(*map(_step, structs))
-        plan = _Plan(extents, offsets, lengths, rows, steps, structs, builder)
+        plan = _Plan(extents, offsets, lengths, rows, changes, steps, structs, builder)
         self._plans[extent] = plan
         return plan
 
@@ -174,6 +176,30 @@ class Executor:
         size = self._element_bytes(name)
         flat = self._arena[start : start + size * int(np.prod(shape))]
         return (flat.view(torch.int32) if size == 4 else flat).view(shape)
+
+
+def _rows_of_lengths(program: Program) -> tuple[dict[str, int], list[tuple[Operator, int, int]]]:
+    """A row for the lengths of every tensor, and the operators that begin a new one."""
+    rows = {program.input: 0}
+    changes: list[tuple[Operator, int, int]] = []
+    for operator in program.operators:
+        row = rows[operator.reads[0]]
+        if not _keeps_lengths(operator):
+            changes.append((operator, row, 1 + len(changes)))
+            row = len(changes)
+        rows[operator.output] = row
+    return rows, changes
+
+
+def _keeps_lengths(operator: Operator) -> bool:
+    match operator:
+        case Conv1d():
+            span = operator.dilation * (operator.weight.shape[2] - 1)
+            return operator.stride == 1 and 2 * operator.padding == span
+        case Conv2d() | Positions():
+            return False
+        case _:
+            return True
 
 
 def _step(struct: c.Arguments) -> c.Step:

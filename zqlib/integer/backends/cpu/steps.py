@@ -112,7 +112,7 @@ class Steps:
                     out=self.tensors[output],
                     m=self.constants.address(operator, "m"),
                     e=self.constants.address(operator, "e"),
-                    offset=self.constants.address(operator, "offset"),
+                    rounding=self.constants.address(operator, "rounding"),
                     rows=batch * frames,
                     channels=kind.channels,
                     eps=operator.constants.eps,
@@ -197,6 +197,7 @@ class Steps:
                 m=self.constants.address(requantize, f"m{index}"),
                 e=self.constants.address(requantize, f"e{index}"),
                 wide=source.dtype == torch.int32,
+                upper=self.constants.is_upper(requantize, index),
                 zero=zero_byte(source),
             )
         self.terms.append(array)

@@ -14,7 +14,8 @@ struct Term {
   const void* values;  // null: the accumulator that the kernel has just computed
   const int32_t* m;    // padded with 0 to whole vectors, as e with 1
   const int32_t* e;
-  int64_t wide;  // values are int32, not bytes
+  int64_t wide;   // values are int32, not bytes
+  int64_t upper;  // every e is at least 32: the result lies in the upper half of the product
   int64_t zero;
 };
 
@@ -75,9 +76,9 @@ struct Requantization {
 struct LayerNorm {
   const void* x;
   void* out;
-  const int32_t* m;
-  const int32_t* e;
-  const int64_t* offset;
+  const int64_t* m;
+  const int64_t* e;
+  const int64_t* rounding;  // the offset and half of 2^e
   int64_t rows, channels, eps;
   int64_t x_wide, x_zero, low, high, out_zero, out_wide;
 };

@@ -123,12 +123,12 @@ void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w
     const int rows = n - i < V::rows ? int(n - i) : V::rows;
     const Rows query = {a.query + start + i * a.channels, a.channels, 0, 1, size};
     for (int64_t p = 0; p < w.key_panels; ++p) {
-      multiply<V>(rows, query, w.keys + p * query.panel_bytes(width), w.key_bias + p * width,
+      multiply<V>(rows, width, query, w.keys + p * query.panel_bytes(width), w.key_bias + p * width,
                   w.scores + p * width, w.score_pitch);
     }
     // Row i meets the distances n - 1 - i ... 2n - 2 - i.
     for (int64_t p = (n - i - rows) / width; p <= (2 * n - 2 - i) / width; ++p) {
-      multiply<V>(rows, query, w.positions + p * query.panel_bytes(width),
+      multiply<V>(rows, width, query, w.positions + p * query.panel_bytes(width),
                   w.position_bias + p * width, w.distances + p * width, w.distance_pitch);
     }
     for (int r = 0; r < rows; ++r) {
@@ -140,8 +140,8 @@ void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w
     for (int64_t column = 0; column < size; column += width) {
       alignas(64) int32_t tile[V::rows * width];
       const int8_t* panel = w.values + column / width * weights.panel_bytes(width);
-      multiply<V>(rows, weights, panel, w.no_bias, tile, width);
       const int64_t columns = size - column < width ? size - column : width;
+      multiply<V>(rows, columns, weights, panel, w.no_bias, tile, width);
       for (int r = 0; r < rows; ++r) {
         std::memcpy(a.out + start + (i + r) * a.channels + column, tile + r * width, 4 * columns);
       }

@@ -84,6 +84,29 @@ struct Avx2 {
     return _mm256_blend_epi32(low, _mm256_slli_epi64(high, 32), 0xaa);
   }
 
+  struct UpperMultiplier {
+    __m256i m[2], half[2], e;  // e - 32 for all lanes
+  };
+
+  static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
+    const __m256i one = _mm256_set1_epi64x(1), shift = load(e);
+    const __m256i even = _mm256_and_si256(shift, _mm256_set1_epi64x(0xffffffff));
+    const __m256i odd = _mm256_srli_epi64(shift, 32);
+    return {{load(m), _mm256_srli_epi64(load(m), 32)},
+            {_mm256_sllv_epi64(one, _mm256_sub_epi64(even, one)),
+             _mm256_sllv_epi64(one, _mm256_sub_epi64(odd, one))},
+            _mm256_sub_epi32(shift, _mm256_set1_epi32(32))};
+  }
+
+  // The same of a vector in memory, where every e is at least 32: the upper halves of the products
+  // are shifted together, arithmetically.
+  static Int scale(const int32_t* from, const UpperMultiplier& by) {
+    const __m256i even = _mm256_add_epi64(_mm256_mul_epi32(load(from), by.m[0]), by.half[0]);
+    const __m256i odd = _mm256_add_epi64(_mm256_mul_epi32(load(from + 1), by.m[1]), by.half[1]);
+    const __m256i upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    return _mm256_srav_epi32(upper, by.e);
+  }
+
   static Int widen(const uint8_t* from) {
     return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
   }

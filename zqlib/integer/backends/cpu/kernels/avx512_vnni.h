@@ -64,6 +64,24 @@ struct Avx512Vnni {
     return _mm512_mask_shuffle_epi32(low, 0xaaaa, high, _MM_PERM_CCAA);
   }
 
+  struct UpperMultiplier {
+    __m512i m[2], half[2], e;  // e - 32 for all lanes
+  };
+
+  static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
+    const Multiplier all = multiplier(m, e);
+    return {{all.m[0], all.m[1]}, {all.half[0], all.half[1]},
+            _mm512_sub_epi32(load(e), _mm512_set1_epi32(32))};
+  }
+
+  // The same of a vector in memory, where every e is at least 32: the upper halves of the products
+  // are shifted together. The odd lanes are loaded apart, which is cheaper than a shift.
+  static Int scale(const int32_t* from, const UpperMultiplier& by) {
+    const __m512i even = _mm512_add_epi64(_mm512_mul_epi32(load(from), by.m[0]), by.half[0]);
+    const __m512i odd = _mm512_add_epi64(_mm512_mul_epi32(load(from + 1), by.m[1]), by.half[1]);
+    return _mm512_srav_epi32(_mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB), by.e);
+  }
+
   static Int widen(const uint8_t* from) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }

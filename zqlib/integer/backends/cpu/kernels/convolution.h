@@ -65,7 +65,7 @@ void run(const Convolution& conv, const Worker& worker) {
     const auto multiply_frames = [&](int64_t from, int64_t to, Rows x) {
       if (from >= to) return;
       x.first += from * x.row_stride;
-      multiply_rows<V>(to - from, x, weight, conv.bias + channel,
+      multiply_rows<V>(to - from, columns, x, weight, conv.bias + channel,
                        [&](const int32_t* tile, int64_t first, int count) {
         const int64_t out_row = row * conv.out_frames + from + first;
         emit<V>(conv.output, {tile, width, count, columns, channel, out_row, 1});

@@ -95,7 +95,7 @@ void convolve(int blocks, const uint8_t* x, const int8_t* weight, const int32_t*
 template <class V>
 void convolve_sequences(const Depthwise& conv, const uint8_t* x, const int8_t* weight,
                         const int32_t* bias, Tile at) {
-  alignas(64) int32_t tile[4 * V::blocks * V::lanes];
+  alignas(64) int32_t tile[(4 * V::blocks + 1) * V::lanes];
   const Blocks count = blocks_of(conv);
   const int64_t first = at.first;
   at.values = tile;
@@ -107,10 +107,10 @@ void convolve_sequences(const Depthwise& conv, const uint8_t* x, const int8_t* w
     const uint8_t* sequence = x + remainder * count.per_sequence * 4 * V::lanes;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t begin = blocks * i / tiles, end = blocks * (i + 1) / tiles;
-      convolve<V>(int(end - begin), sequence + begin * 4 * V::lanes, weight, bias,
-                  count.per_output, tile);
       at.first = first + remainder + 4 * begin * conv.dilation;
       at.rows = int((end == blocks ? frames : 4 * end) - 4 * begin);
+      convolve<V>(int(end - begin), sequence + begin * 4 * V::lanes, weight, bias,
+                  count.per_output, tile);
       emit<V>(conv.output, at);
     }
   }
@@ -121,7 +121,7 @@ template <class V>
 void convolve_frames(const Depthwise& conv, const uint8_t* x, const int8_t* weight,
                      const int32_t* bias, Tile at) {
   constexpr int vector = 4 * V::lanes;
-  alignas(64) int32_t tile[V::lanes];
+  alignas(64) int32_t tile[2 * V::lanes];
   const Blocks count = blocks_of(conv);
   at.values = tile;
   at.rows = 1;

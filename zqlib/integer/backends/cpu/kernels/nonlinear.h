@@ -36,20 +36,17 @@ int64_t root_of(int64_t x) {
   return root;
 }
 
-int64_t element(const LayerNorm& norm, int64_t at) {
-  return norm.x_wide ? static_cast<const int32_t*>(norm.x)[at]
-                     : static_cast<const uint8_t*>(norm.x)[at] - norm.x_zero;
+// One row of a LayerNorm's input, as it is held.
+template <class T>
+void read_row(const T* x, int64_t zero, int64_t n, int64_t* values) {
+  for (int64_t c = 0; c < n; ++c) values[c] = x[c] - zero;
 }
 
 // deviation[c] = channels * (x - mean), cut to 19 binary digits; returns the root of the sum of
 // their squares in steps of 2^-5.
-int64_t deviate(const LayerNorm& norm, int64_t row, int64_t* deviation) {
-  const int64_t n = norm.channels;
+int64_t deviate(int64_t eps, int64_t n, int64_t* deviation) {
   int64_t sum = 0, largest = 0;
-  for (int64_t c = 0; c < n; ++c) {
-    deviation[c] = element(norm, row * n + c);
-    sum += deviation[c];
-  }
+  for (int64_t c = 0; c < n; ++c) sum += deviation[c];
   for (int64_t c = 0; c < n; ++c) {
     const int64_t d = deviation[c] * n - sum, size = d < 0 ? -d : d;
     deviation[c] = d;
@@ -58,7 +55,7 @@ int64_t deviate(const LayerNorm& norm, int64_t row, int64_t* deviation) {
   int shift = 0;
   while (largest >> shift >= int64_t(1) << kDeviationBits) ++shift;
   const int64_t half = (int64_t(1) << shift) >> 1;
-  int64_t total = norm.eps >> (2 * shift < kMaxShift ? 2 * shift : kMaxShift);
+  int64_t total = eps >> (2 * shift < kMaxShift ? 2 * shift : kMaxShift);
   for (int64_t c = 0; c < n; ++c) {
     deviation[c] = (deviation[c] + half) >> shift;
     total += deviation[c] * deviation[c];
@@ -70,25 +67,38 @@ int64_t deviate(const LayerNorm& norm, int64_t row, int64_t* deviation) {
 int64_t ratio(int64_t d, int64_t root, int64_t reciprocal) {
   const int64_t guess = (d * reciprocal) >> 24;
   const int64_t rest = int64_t(uint64_t(d) << (kRatioBits + kRootBits)) - guess * root;
-  return guess + (rest >= root) - (rest < 0);
+  return rest < 0 ? guess - 1 : rest >= root ? guess + 1 : guess;
+}
+
+// The affine part, one rounding and the clamp, from deviations to results.
+void rescale(const LayerNorm& norm, int64_t root, int64_t* values) {
+  const int64_t reciprocal = (int64_t(1) << 59) / root;
+  const int64_t n = norm.channels, low = norm.low, high = norm.high;
+  const int64_t* __restrict m = norm.m;
+  const int64_t* __restrict e = norm.e;
+  const int64_t* __restrict rounding = norm.rounding;
+  int64_t* __restrict value = values;
+  for (int64_t c = 0; c < n; ++c) {
+    const int64_t y = (ratio(value[c], root, reciprocal) * m[c] + rounding[c]) >> e[c];
+    value[c] = y < low ? low : y > high ? high : y;
+  }
+}
+
+template <class T>
+void write_row(const int64_t* values, int64_t zero, int64_t n, T* out) {
+  for (int64_t c = 0; c < n; ++c) out[c] = T(values[c] + zero);
 }
 
 template <class V>
 void run(const LayerNorm& norm, const Worker& worker) {
   worker.share(norm.rows, [&](int64_t row) {
     alignas(64) int64_t values[kMaxChannels];
-    const int64_t root = deviate(norm, row, values);
-    const int64_t reciprocal = (int64_t(1) << 59) / root;
-    for (int64_t c = 0; c < norm.channels; ++c) {
-      const int64_t e = norm.e[c], rounding = norm.offset[c] + (int64_t(1) << (e - 1));
-      const int64_t y = (ratio(values[c], root, reciprocal) * norm.m[c] + rounding) >> e;
-      values[c] = y < norm.low ? norm.low : y > norm.high ? norm.high : y;
-    }
-    const int64_t at = row * norm.channels;
-    for (int64_t c = 0; c < norm.channels; ++c) {
-      if (norm.out_wide) static_cast<int32_t*>(norm.out)[at + c] = int32_t(values[c]);
-      else static_cast<uint8_t*>(norm.out)[at + c] = uint8_t(values[c] + norm.out_zero);
-    }
+    const int64_t n = norm.channels, at = row * n;
+    if (norm.x_wide) read_row(static_cast<const int32_t*>(norm.x) + at, 0, n, values);
+    else read_row(static_cast<const uint8_t*>(norm.x) + at, norm.x_zero, n, values);
+    rescale(norm, deviate(norm.eps, n, values), values);
+    if (norm.out_wide) write_row(values, 0, n, static_cast<int32_t*>(norm.out) + at);
+    else write_row(values, norm.out_zero, n, static_cast<uint8_t*>(norm.out) + at);
   });
 }
 

@@ -61,8 +61,9 @@ void run(const Planar& conv, const Worker& worker) {
     const Rows rows = {
         conv.scratch + image * padded_bytes(conv) + t * conv.stride * frame_bytes,
         conv.stride * conv.planes, frame_bytes, conv.taps, conv.taps * conv.planes};
-    multiply_rows<V>(conv.out_bands, rows, conv.weight + panel * rows.panel_bytes(width),
-                     conv.bias + plane, [&](const int32_t* tile, int64_t first, int count) {
+    const int8_t* weight = conv.weight + panel * rows.panel_bytes(width);
+    multiply_rows<V>(conv.out_bands, planes, rows, weight, conv.bias + plane,
+                     [&](const int32_t* tile, int64_t first, int count) {
       for (int64_t p = 0; p < planes; ++p) {
         for (int band = 0; band < count; ++band) {
           turned[p * conv.out_bands + first + band] = tile[band * width + p];

@@ -71,6 +71,15 @@ struct Portable {
     return x;
   }
 
+  using UpperMultiplier = Multiplier;
+
+  static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
+    return multiplier(m, e);
+  }
+
+  // The same of a vector in memory, where every e is at least 32.
+  static Int scale(const int32_t* from, const UpperMultiplier& by) { return scale(load(from), by); }
+
   static Int widen(const uint8_t* from) {
     Int result;
     for (int i = 0; i < lanes; ++i) result.lane[i] = from[i];

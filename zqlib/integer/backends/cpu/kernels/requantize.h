@@ -7,8 +7,9 @@
 namespace zq {
 namespace {
 
-// A tile of accumulators on its way out: `rows` of `columns` channels, `pitch` apart. Row r belongs
-// to row `first + r * step` of the output, and the first column to `channel` of it.
+// A tile of accumulators on its way out: `rows` of `columns` channels, `pitch` apart, with room to
+// read a vector beyond the end. Row r belongs to row `first + r * step` of the output, and the first
+// column to `channel` of it.
 struct Tile {
   const int32_t* values;
   int64_t pitch;
@@ -46,42 +47,68 @@ void requantize_wide(const Output& out, const Tile& tile) {
   }
 }
 
-// One term of one vector of channels, for row r.
-template <class V>
-typename V::Int term_of(const Output& out, const Term& term, const Tile& tile, int64_t c, int r,
-                        const typename V::Multiplier& multiplier) {
-  const int64_t at = tile.row(r) * out.channels + tile.channel + c;
-  typename V::Int x;
-  if (!term.values) x = V::load(tile.values + r * tile.pitch + c);
-  else if (term.wide) x = V::load(static_cast<const int32_t*>(term.values) + at);
-  else x = V::add(V::widen(static_cast<const uint8_t*>(term.values) + at),
-                  V::fill(int32_t(-term.zero)));
-  return V::scale(x, multiplier);
+// What a term adds to one vector of channels, row after row: add(row, element of the output, x).
+// Constants stay in registers, and sizes in locals: a store of bytes may change anything else.
+template <class V, class Add>
+void scale_rows(const Output& out, const Term& term, const Tile& tile, int64_t c, Add add) {
+  const int rows = tile.rows;
+  const int64_t channel = tile.channel + c, pitch = tile.pitch;
+  const int64_t first = tile.first * out.channels + channel, step = tile.step * out.channels;
+  const int32_t* own = tile.values + c;
+  const auto each_row = [=](auto scaled) {
+    int64_t at = first;
+    for (int r = 0; r < rows; ++r, at += step) add(r, at, scaled(r, at));
+  };
+  if (!term.values && term.upper) {
+    const auto by = V::upper_multiplier(term.m + channel, term.e + channel);
+    return each_row([=](int r, int64_t) { return V::scale(own + r * pitch, by); });
+  }
+  const auto by = V::multiplier(term.m + channel, term.e + channel);
+  if (!term.values) {
+    each_row([=](int r, int64_t) { return V::scale(V::load(own + r * pitch), by); });
+  } else if (term.wide) {
+    const auto* values = static_cast<const int32_t*>(term.values);
+    each_row([=](int, int64_t at) { return V::scale(V::load(values + at), by); });
+  } else {
+    const auto* values = static_cast<const uint8_t*>(term.values);
+    const auto zero = V::fill(int32_t(-term.zero));
+    each_row([=](int, int64_t at) { return V::scale(V::add(V::widen(values + at), zero), by); });
+  }
 }
 
-template <class V>
-void store_result(const Output& out, int64_t at, typename V::Int x, int count) {
-  if (out.wide) V::store(static_cast<int32_t*>(out.values) + at, x, count);
-  else V::store_bytes(static_cast<uint8_t*>(out.values) + at,
-                      V::add(x, V::fill(int32_t(out.zero))), count);
-}
-
-// The terms of a vector of channels one after the other, so that their constants stay in registers.
+// One vector of channels: all terms but the last are summed up, the last one ends in the output.
 template <class V>
 void requantize_vector(const Output& out, const Tile& tile, int64_t c, int count) {
-  typename V::Int sum[kTileRows];
-  for (int r = 0; r < tile.rows; ++r) sum[r] = V::zero();
-  const auto low = V::fill(int32_t(out.low)), high = V::fill(int32_t(out.high));
-  for (int64_t t = 0; t < out.term_count; ++t) {
-    const Term& term = out.terms[t];
-    const auto multiplier = V::multiplier(term.m + tile.channel + c, term.e + tile.channel + c);
-    for (int r = 0; r < tile.rows; ++r) {
-      sum[r] = V::add(sum[r], term_of<V>(out, term, tile, c, r, multiplier));
-    }
+  using Int = typename V::Int;
+  Int sums[kTileRows];
+  Int* sum = sums;
+  const int64_t last = out.term_count - 1;
+  for (int64_t t = 0; t < last; ++t) {
+    scale_rows<V>(out, out.terms[t], tile, c, [=](int r, int64_t, Int x) {
+      sum[r] = t ? V::add(sum[r], x) : x;
+    });
   }
-  for (int r = 0; r < tile.rows; ++r) {
-    const int64_t at = tile.row(r) * out.channels + tile.channel + c;
-    store_result<V>(out, at, V::clamp(sum[r], low, high), count);
+  const auto low = V::fill(int32_t(out.low)), high = V::fill(int32_t(out.high));
+  const auto zero = V::fill(int32_t(out.zero));
+  const auto finish = [&](auto store) {
+    if (last == 0) {
+      scale_rows<V>(out, out.terms[0], tile, c, [=](int, int64_t at, Int x) {
+        store(at, V::clamp(x, low, high));
+      });
+    } else {
+      scale_rows<V>(out, out.terms[last], tile, c, [=](int r, int64_t at, Int x) {
+        store(at, V::clamp(V::add(sum[r], x), low, high));
+      });
+    }
+  };
+  auto* words = static_cast<int32_t*>(out.values);
+  auto* bytes = static_cast<uint8_t*>(out.values);
+  if (out.wide) {
+    finish([=](int64_t at, Int x) { V::store(words + at, x, count); });
+  } else if (count == V::lanes) {
+    finish([=](int64_t at, Int x) { V::store_bytes(bytes + at, V::add(x, zero), V::lanes); });
+  } else {
+    finish([=](int64_t at, Int x) { V::store_bytes(bytes + at, V::add(x, zero), count); });
   }
 }
 
