@@ -111,7 +111,7 @@ class Attention(ctypes.Structure):
     _fields_ = [
         *_pointers("query key value position content_bias distance_bias lengths scratch out"),
         *_integers("batch frames channels heads"),
-        *_integers("content_m content_e distance_m distance_e exponent_m exponent_e"),
+        *_integers("content_m content_e distance_m distance_e exponent_m exponent_e fits_int32"),
     ]
 
 

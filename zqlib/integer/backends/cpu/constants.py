@@ -46,7 +46,7 @@ class Constants:
         program: whose they are.
         lanes, panel_width: of the instruction set.
         arrays: by the operator's name and theirs.
-        fits_int32: names of the requantizations whose sums of terms always fit int32.
+        fits_int32: names of the requantizations and attentions whose 64-bit results fit int32.
     """
 
     program: Program
@@ -71,6 +71,9 @@ class Constants:
                     bounds[operator.output] = bound
                 case Requantize():
                     if self._fits_int32(operator, bounds):
+                        self.fits_int32.add(operator.name)
+                case Attention():
+                    if _scores_fit_int32(operator):
                         self.fits_int32.add(operator.name)
 
     def address(self, operator: Operator, name: str) -> int:
@@ -126,6 +129,20 @@ class Constants:
             bound = bounds.get(term.input, torch.tensor(kind.magnitude))
             largest += ((bound * term.m.long()) >> term.e.long()) + 1
         return int(largest.max()) < 2**31
+
+
+def _scores_fit_int32(attention: Attention) -> bool:
+    """Whether scores, their differences, and the exponents made of them stay within int32."""
+    largest = 2
+    for bias, (m, e) in (
+        (attention.content_bias, attention.content),
+        (attention.distance_bias, attention.distance),
+    ):
+        size = bias.shape[0] // attention.heads
+        bound = size * (128 + int(bias.long().abs().max())) * 128
+        largest += bound * int(m) >> int(e)
+    m, e = attention.exponent
+    return largest < 2**30 and (2 * largest * int(m) >> int(e)) + 1 < 2**31
 
 
 def _table(operator: Sigmoid | Swish, tensors: Mapping[str, TensorType]) -> Array:

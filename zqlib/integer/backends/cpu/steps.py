@@ -233,5 +233,6 @@ class Steps:
             frames=frames,
             channels=self._kind(attention.reads[0]).channels,
             heads=attention.heads,
+            fits_int32=attention.name in self.constants.fits_int32,
             **dyadic,
         )

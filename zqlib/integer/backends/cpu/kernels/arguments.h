@@ -116,6 +116,7 @@ struct Attention {
   int32_t* out;
   int64_t batch, frames, channels, heads;
   int64_t content_m, content_e, distance_m, distance_e, exponent_m, exponent_e;
+  int64_t fits_int32;  // scores, their differences and the exponents do, for every input
 };
 
 struct Argmax {

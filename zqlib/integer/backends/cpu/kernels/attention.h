@@ -4,8 +4,8 @@
 // begins. The products with u and v, and the offset of the queries' bytes, are biases of columns.
 #pragma once
 
-#include "nonlinear.h"
 #include "product.h"
+#include "softmax.h"
 
 namespace zq {
 namespace {
@@ -49,21 +49,45 @@ int64_t scratch_bytes(const Attention& a, int threads) {
   return threads * (Workspace<V>(a, nullptr).end - static_cast<uint8_t*>(nullptr));
 }
 
-// Element (k, column) of the right operand is from[k * depth_stride + column * column_stride].
+// Packs columns whose bytes lie side by side in memory, `stride` apart: keys and positions.
 template <class V>
-void pack(const uint8_t* from, int64_t depth, int64_t depth_stride, int64_t columns,
-          int64_t column_stride, int8_t* to) {
+void pack_columns(const uint8_t* from, int64_t depth, int64_t columns, int64_t stride,
+                  int8_t* to) {
   constexpr int width = panel_width<V>;
   for (int64_t panel = 0; panel < columns; panel += width) {
     for (int64_t four = 0; four < depth; four += 4) {
-      for (int64_t c = panel; c < panel + width; ++c) {
-        for (int64_t k = four; k < four + 4; ++k, ++to) {
-          const bool inside = k < depth && c < columns;
-          *to = inside ? int8_t(from[k * depth_stride + c * column_stride] ^ 0x80) : 0;
-        }
+      const uint8_t signs[4] = {0x80, 0x80, 0x80, 0x80}, ones[4] = {0xff, 0xff, 0xff, 0xff};
+      uint32_t inside = 0, sign;
+      std::memcpy(&inside, ones, depth - four < 4 ? depth - four : 4);
+      std::memcpy(&sign, signs, 4);
+      for (int64_t c = panel; c < panel + width; ++c, to += 4) {
+        uint32_t bytes = sign;
+        if (c < columns) std::memcpy(&bytes, from + c * stride + four, 4);
+        bytes = (bytes ^ sign) & inside;
+        std::memcpy(to, &bytes, 4);
       }
     }
   }
+}
+
+// Packs rows, `stride` apart: values. What lies beyond the last row is multiplied by weights of 0,
+// and what lies beyond the last column is not read again.
+template <class V>
+void pack_rows(const uint8_t* from, int64_t depth, int64_t columns, int64_t stride, int8_t* to) {
+  int8_t* const begin = to;
+  for (int64_t panel = 0; panel < columns; panel += panel_width<V>) {
+    for (int64_t four = 0; four < depth; four += 4) {
+      const uint8_t* rows[4];
+      for (int64_t i = 0; i < 4; ++i) {
+        rows[i] = from + (four + i < depth ? four + i : depth - 1) * stride + panel;
+      }
+      for (int c = 0; c < 2; ++c, to += 4 * V::lanes) {
+        V::interleave(rows, reinterpret_cast<uint8_t*>(to));
+        for (auto& row : rows) row += V::lanes;
+      }
+    }
+  }
+  for (int8_t* byte = begin; byte < to; ++byte) *byte = int8_t(*byte ^ 0x80);
 }
 
 // The product of a row of biases with every packed column, and of -128, the bytes' offset.
@@ -78,42 +102,14 @@ void fold_bias(const int32_t* bias, const uint8_t* from, int64_t size, int64_t c
   }
 }
 
-// One row of scores to weights in steps of 1/255; those of keys beyond the length are 0.
-void softmax(const Attention& a, const int32_t* content, const int32_t* distance,
-                    int64_t valid, int64_t* powers, uint8_t* weights) {
-  const int64_t least = INT32_MIN, most = INT32_MAX;
-  const auto content_m = int32_t(a.content_m), content_e = int32_t(a.content_e);
-  const auto distance_m = int32_t(a.distance_m), distance_e = int32_t(a.distance_e);
-  const auto exponent_m = int32_t(a.exponent_m), exponent_e = int32_t(a.exponent_e);
-  int64_t top = least, total = 0;
-  for (int64_t j = 0; j < valid; ++j) {
-    const int64_t sum = rounded(content[j], content_m, content_e) +
-                        rounded(distance[j], distance_m, distance_e);
-    powers[j] = sum < least ? least : sum > most ? most : sum;
-    top = powers[j] > top ? powers[j] : top;
-  }
-  for (int64_t j = 0; j < valid; ++j) {
-    const int64_t below = powers[j] - top < least ? least : powers[j] - top;
-    powers[j] = exp2(rounded(below, exponent_m, exponent_e));
-    total += powers[j];
-  }
-  // The reciprocal is less than one unit off in the product, so the quotient at most one too small.
-  const int64_t reciprocal = (int64_t(1) << 54) / total;
-  for (int64_t j = 0; j < valid; ++j) {
-    const int64_t numerator = powers[j] * 255 + (total >> 1);
-    const int64_t guess = (numerator * reciprocal) >> 54;
-    weights[j] = uint8_t(guess + (numerator - guess * total >= total));
-  }
-}
-
 template <class V>
 void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w) {
   constexpr int width = panel_width<V>;
   const int64_t n = a.frames, size = w.size, start = row * n * a.channels + head * size;
   const uint8_t* position = a.position + head * size;
-  pack<V>(a.key + start, size, 1, n, a.channels, w.keys);
-  pack<V>(position, size, 1, 2 * n - 1, a.channels, w.positions);
-  pack<V>(a.value + start, n, a.channels, size, 1, w.values);
+  pack_columns<V>(a.key + start, size, n, a.channels, w.keys);
+  pack_columns<V>(position, size, 2 * n - 1, a.channels, w.positions);
+  pack_rows<V>(a.value + start, n, size, a.channels, w.values);
   fold_bias(a.content_bias + head * size, a.key + start, size, n, a.channels, w.key_bias);
   fold_bias(a.distance_bias + head * size, position, size, 2 * n - 1, a.channels, w.position_bias);
   std::memset(w.no_bias, 0, width * 4);
@@ -133,8 +129,8 @@ void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w
     }
     for (int r = 0; r < rows; ++r) {
       const int32_t* distance = w.distances + r * w.distance_pitch + n - 1 - (i + r);
-      softmax(a, w.scores + r * w.score_pitch, distance, a.lengths[row], w.powers,
-              w.weights + r * w.weight_bytes);
+      softmax<V>(a, w.scores + r * w.score_pitch, distance, a.lengths[row], w.powers,
+                 w.weights + r * w.weight_bytes);
     }
     const Rows weights = {w.weights, w.weight_bytes, 0, 1, n};
     for (int64_t column = 0; column < size; column += width) {
