@@ -1,5 +1,7 @@
 """The convolution kernels against the reference, over shapes, strides, dilations, bits, signs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -112,6 +114,58 @@ def test_conv2d(
     lengths = torch.tensor([frames - shortening, frames])
     assert_same(program_of(types, conv), x, lengths, threads)
     assert_same(program_of(types, conv, requantize), x, lengths, threads)
+
+
+@reproducible
+@given(
+    uniform=st.booleans(),
+    residual=st.booleans(),
+    planes=st.integers(1, 40),
+    middle=st.integers(1, 20),
+    bands=st.integers(5, 16),
+    taps=st.integers(1, 3),
+    shortening=st.integers(0, 4),
+    seed=st.integers(0, 2**31),
+)
+def test_images_between_convolutions(
+    uniform: bool, residual: bool, planes: int, middle: int, bands: int, taps: int,
+    shortening: int, seed: int,
+) -> None:  # fmt: skip
+    """Two Conv2d and a Conv1d, whose order of channels in between is the backend's business."""
+
+    def conv2d(name: str, source: str, weight: torch.Tensor, bands: int, stride: int) -> Conv2d:
+        bias = integers((len(weight),), -1000, 1000, torch.int32, seed)
+        return Conv2d(name, source, f"{name}.acc", weight, bias, 8, stride, 1, bands)
+
+    first = conv2d("a", "x", integers((planes, 1, 3, 3), -127, 127, torch.int8, seed), bands, 1)
+    weight = integers((middle, planes, 3, 3), -127, 127, torch.int8, seed + 1)
+    second = conv2d("b", "y", weight, first.reduced(bands), 2)
+    channels = planes * first.reduced(bands)
+    last = middle * second.reduced(first.reduced(bands))
+    weight = integers((7, last, taps), -127, 127, torch.int8, seed + 2)
+    dense = Conv1d("c", "z", "c.acc", weight, None, 8, 1, 1, 1, 1)
+    multiplier = torch.rand(planes, 1, generator=torch.Generator().manual_seed(seed)).double()
+    multiplier = (multiplier / 256).repeat(1, channels // planes).flatten()
+    if not uniform:
+        multiplier[-1] /= 2
+    once = torch.full((last,), 2.0**-11).double()
+    requantize = Requantize("a.down", (Term("a.acc", *dyadic(multiplier)),), "y")
+    terms = [Term("b.acc", *dyadic(once)), *([Term("w", *dyadic(once * 2**8))] if residual else [])]
+    types = {
+        "x": kind_of(bands, 8, False),
+        "a.acc": ACCUMULATOR(channels),
+        "y": kind_of(channels, 8, True),
+        "b.acc": ACCUMULATOR(last),
+        "w": ACCUMULATOR(last),
+        "z": kind_of(last, 8, False),
+        "c.acc": ACCUMULATOR(7),
+    }
+    operators = [first, requantize, second]
+    if residual:  # of an image with itself, by another convolution
+        operators.append(replace(second, name="w", output="w"))
+    operators += [Requantize("b.down", tuple(terms), "z"), dense]
+    x = integers((2, bands, 14), -128, 127, torch.int8, seed + 3)
+    assert_same(program_of(types, *operators), x, torch.tensor([14 - shortening, 14]), threads=2)
 
 
 @reproducible

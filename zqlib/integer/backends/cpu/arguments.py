@@ -68,6 +68,7 @@ class Planar(ctypes.Structure):
         *_pointers("x weight bias lengths scratch"),
         *_integers("batch frames bands planes zero"),
         *_integers("out_frames out_bands out_planes taps stride padding"),
+        *_integers("planes_last out_planes_last"),
         ("output", Output),
     ]
 

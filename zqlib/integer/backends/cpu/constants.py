@@ -1,12 +1,14 @@
 """What the kernels read of a program besides its tensors, packed once when it is loaded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from zqlib.integer.backends.cpu.fusion import Job
+from zqlib.integer.backends.cpu.layout import Image, planes_last
 from zqlib.integer.backends.cpu.packing import (
     Array,
     pack_bias,
@@ -44,18 +46,23 @@ class Constants:
 
     Attributes:
         program: whose they are.
+        jobs: of the program.
         lanes, panel_width: of the instruction set.
+        images: the tensors that are held with planes side by side.
         arrays: by the operator's name and theirs.
         fits_int32: names of the requantizations and attentions whose 64-bit results fit int32.
     """
 
     program: Program
+    jobs: Sequence[Job]
     lanes: int
     panel_width: int
+    images: dict[str, Image] = field(init=False)
     arrays: dict[tuple[str, str], Array] = field(default_factory=dict)
     fits_int32: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "images", planes_last(self.program, self.jobs))
         bounds: dict[str, Tensor] = {}
         for operator in self.program.operators:
             for name, array in self._arrays_of(operator):
@@ -90,7 +97,12 @@ class Constants:
                 yield "weight", pack_depthwise(operator.weight[:, 0].numpy(), self.lanes)
                 yield "bias", self._bias(operator)
             case Conv1d():
-                runs = operator.weight.permute(0, 2, 1)  # (out, taps, in)
+                weight = operator.weight
+                if operator.input in self.images:
+                    out, channels, taps = weight.shape
+                    planar = weight.reshape(out, *self.images[operator.input], taps)
+                    weight = planar.transpose(1, 2).reshape(out, channels, taps)
+                runs = weight.permute(0, 2, 1)  # (out, taps, in)
                 if operator.dilation == 1:  # the taps lie side by side
                     runs = runs.flatten(1)[:, None]
                 yield "weight", pack_panels(runs.numpy(), self.panel_width)
@@ -100,11 +112,13 @@ class Constants:
                 yield "weight", pack_panels(runs.numpy(), self.panel_width)
                 yield "bias", self._bias(operator)
             case Requantize():
+                image = self.images.get(operator.output)
+                every = slice(None, None, image.bands if image else 1)
                 for index, term in enumerate(operator.terms):
                     # 0 * 2^-e is 0 whatever e: take one that keeps a term in the upper half
                     e = term.e.int().masked_fill(term.m == 0, 32)
-                    yield f"m{index}", pad_channels(term.m.numpy(), 0)
-                    yield f"e{index}", pad_channels(e.numpy(), 32)
+                    yield f"m{index}", pad_channels(term.m[every].numpy(), 0)
+                    yield f"e{index}", pad_channels(e[every].numpy(), 32)
             case LayerNorm():
                 shift = operator.constants.e.long()
                 rounding = operator.constants.offset + (torch.ones_like(shift) << (shift - 1))

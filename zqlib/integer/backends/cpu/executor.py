@@ -80,6 +80,7 @@ class Executor:
         self.jobs: Sequence[Job] = fuse(program)
         self._constants = Constants(
             program,
+            self.jobs,
             kernels.lanes(self.instruction_set),
             kernels.panel_width(self.instruction_set),
         )

@@ -102,6 +102,8 @@ class Steps:
                     out_bands=operator.reduced(operator.bands),
                     out_planes=operator.weight.shape[0],
                     taps=operator.weight.shape[2],
+                    planes_last=operator.input in self.constants.images,
+                    out_planes_last=output in self.constants.images,
                 )
             case Requantize():
                 return c.Requantization(rows=batch * frames, output=self._output(output, operator))
@@ -201,12 +203,13 @@ class Steps:
                 zero=zero_byte(source),
             )
         self.terms.append(array)
+        image = self.constants.images.get(name)
         return c.Output(
             values=self.tensors[name],
             terms=ctypes.addressof(array),
             term_count=len(terms),
             fits_int32=requantize is not None and requantize.name in self.constants.fits_int32,
-            channels=kind.channels,
+            channels=image.planes if image else kind.channels,
             low=kind.low,
             high=kind.high,
             zero=zero_byte(kind),

@@ -55,7 +55,8 @@ struct Depthwise {
   Output output;
 };
 
-// Conv2d; weights as those of Convolution, with one run per tap along the frames.
+// Conv2d; weights as those of Convolution, with one run per tap along the frames. Where the planes
+// of a band lie side by side in the output, its "frames" are the bands of all frames.
 struct Planar {
   const uint8_t* x;
   const int8_t* weight;
@@ -64,6 +65,7 @@ struct Planar {
   uint8_t* scratch;
   int64_t batch, frames, bands, planes, zero;
   int64_t out_frames, out_bands, out_planes, taps, stride, padding;
+  int64_t planes_last, out_planes_last;
   Output output;
 };
 

@@ -1,8 +1,8 @@
 // Conv2d over frames and bands: per frame of the output, a matrix product whose rows are its bands.
 //
-// It reads a padded copy with the planes of a point side by side: a row of taps along the bands is
-// then one run of bytes. The accumulators of a panel, turned to bands side by side, are a
-// contiguous part of the output's channels.
+// It reads a padded copy with the planes of a band side by side: a row of taps along the bands is
+// then one run of bytes. Where the output has the bands of a plane side by side, the accumulators of
+// a panel are turned around first; they are a contiguous part of its channels.
 #pragma once
 
 #include "convolution.h"
@@ -34,6 +34,10 @@ void copy_planes(const Planar& conv, int64_t row, int64_t t) {
   std::memset(to, int(conv.zero), bands * conv.planes);
   if (source < 0 || source >= conv.lengths[row]) return;
   const uint8_t* x = conv.x + (row * conv.frames + source) * conv.planes * conv.bands;
+  if (conv.planes_last) {
+    std::memcpy(to + conv.padding * conv.planes, x, conv.bands * conv.planes);
+    return;
+  }
   for (int64_t plane = 0; plane < conv.planes; ++plane) {
     for (int64_t band = 0; band < conv.bands; ++band) {
       to[(band + conv.padding) * conv.planes + plane] = x[plane * conv.bands + band];
@@ -62,6 +66,14 @@ void run(const Planar& conv, const Worker& worker) {
         conv.scratch + image * padded_bytes(conv) + t * conv.stride * frame_bytes,
         conv.stride * conv.planes, frame_bytes, conv.taps, conv.taps * conv.planes};
     const int8_t* weight = conv.weight + panel * rows.panel_bytes(width);
+    const int64_t out_row = image * conv.out_frames + t;
+    if (conv.out_planes_last) {
+      return multiply_rows<V>(conv.out_bands, planes, rows, weight, conv.bias + plane,
+                              [&](const int32_t* tile, int64_t first, int count) {
+        emit<V>(conv.output,
+                {tile, width, count, planes, plane, out_row * conv.out_bands + first, 1});
+      });
+    }
     multiply_rows<V>(conv.out_bands, planes, rows, weight, conv.bias + plane,
                      [&](const int32_t* tile, int64_t first, int count) {
       for (int64_t p = 0; p < planes; ++p) {
@@ -71,8 +83,7 @@ void run(const Planar& conv, const Worker& worker) {
       }
     });
     const int64_t columns = planes * conv.out_bands;
-    emit<V>(conv.output, {turned, columns, 1, columns, plane * conv.out_bands,
-                          image * conv.out_frames + t, 1});
+    emit<V>(conv.output, {turned, columns, 1, columns, plane * conv.out_bands, out_row, 1});
   });
 }
 
