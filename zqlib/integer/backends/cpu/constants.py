@@ -11,6 +11,7 @@ from zqlib.integer.backends.cpu.fusion import Job
 from zqlib.integer.backends.cpu.layout import Image, planes_last
 from zqlib.integer.backends.cpu.packing import (
     Array,
+    aligned,
     pack_bias,
     pack_depthwise,
     pack_panels,
@@ -66,7 +67,7 @@ class Constants:
         bounds: dict[str, Tensor] = {}
         for operator in self.program.operators:
             for name, array in self._arrays_of(operator):
-                self.arrays[operator.name, name] = array
+                self.arrays[operator.name, name] = aligned(array)
             match operator:
                 case Conv1d():
                     kind = self.program.tensors[operator.input]

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["Array", "pack_bias", "pack_depthwise", "pack_panels", "pad_channels"]
+__all__ = ["Array", "aligned", "pack_bias", "pack_depthwise", "pack_panels", "pad_channels"]
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +63,15 @@ def pack_bias(bias: Tensor | None, weight: Tensor, zero: int) -> Array:
     if bias is not None:
         folded = folded + bias.long().numpy()
     return pad_channels(folded.astype(np.int32), 0)
+
+
+def aligned(values: Array) -> Array:
+    """A copy that begins on a cache line, so that no vector of weights lies on two."""
+    memory = np.empty(values.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
 
 
 def pad_channels(values: Array, fill: int) -> Array:
