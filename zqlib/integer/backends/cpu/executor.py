@@ -13,9 +13,9 @@ from zqlib.errors import InputError
 from zqlib.integer.backends.cpu import arguments as c
 from zqlib.integer.backends.cpu.arena import ALIGNMENT, SLACK, place
 from zqlib.integer.backends.cpu.constants import Constants, zero_byte
-from zqlib.integer.backends.cpu.fusion import Job, fuse
+from zqlib.integer.backends.cpu.fusion import fuse, split_constant
 from zqlib.integer.backends.cpu.library import library
-from zqlib.integer.backends.cpu.packing import Array
+from zqlib.integer.backends.cpu.packing import Array, aligned
 from zqlib.integer.backends.cpu.steps import Extent, Steps, extent_after
 from zqlib.integer.batch import check_input, output_lengths
 from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions
@@ -27,6 +27,8 @@ __all__ = ["INSTRUCTION_SETS", "Executor"]
 INSTRUCTION_SETS = ("avx512_vnni", "avx2", "portable")
 """Best first."""
 
+_MOST_PLANS = 16  # kept for shapes that come again
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -34,11 +36,12 @@ class _Plan:
 
     Attributes:
         extents: of every tensor.
-        offsets: of every tensor in the arena.
+        offsets: of every tensor in the arena; the constant ones have memory of their own.
         lengths: (rows, batch) int64, filled for each run.
         rows: the row of every tensor; tensors of the same lengths share one.
         changes: the operators that change lengths, with the rows that they read and write.
-        steps: for the library, with the `structs` that they point to.
+        once, steps: for the library: what depends on the shape alone, and what runs every time.
+        owned: the structs and the memory that they point to.
     """
 
     extents: dict[str, Extent]
@@ -46,9 +49,9 @@ class _Plan:
     lengths: Array
     rows: dict[str, int]
     changes: Sequence[tuple[Operator, int, int]]
+    once: ctypes.Array[c.Step]
     steps: ctypes.Array[c.Step]
-    structs: Sequence[c.Arguments]
-    builder: Steps
+    owned: tuple[object, ...]
 
 
 class Executor:
@@ -77,10 +80,11 @@ class Executor:
             )
         self.program, self.threads = program, threads
         self.instruction_set = instruction_set or available[0]
-        self.jobs: Sequence[Job] = fuse(program)
+        jobs = fuse(program)
+        self.once, self.jobs = split_constant(jobs)
         self._constants = Constants(
             program,
-            self.jobs,
+            jobs,
             kernels.lanes(self.instruction_set),
             kernels.panel_width(self.instruction_set),
         )
@@ -94,9 +98,7 @@ class Executor:
         check_input(self.program.tensors[self.program.input], features, lengths)
         with self._lock:
             plan = self._prepare(features, lengths)
-            library().run(
-                self.instruction_set, ctypes.addressof(plan.steps), len(self.jobs), self.threads
-            )
+            self._run(plan.steps)
             logits = self._view(plan, self.program.logits).transpose(1, 2).clone()
             tokens = self._view(plan, self.program.tokens)[:, :, 0].clone()
             valid = plan.lengths[plan.rows[self.program.logits]]
@@ -105,7 +107,8 @@ class Executor:
     def _prepare(self, features: Tensor, lengths: Tensor) -> _Plan:
         """Plan for the shape if need be, and put the batch into the arena."""
         extent = Extent(features.shape[0], features.shape[2])
-        plan = self._plans.get(extent) or self._plan(extent)
+        known = self._plans.get(extent)
+        plan = known or self._plan(extent)
         plan.lengths[plan.rows[self.program.input]] = lengths.numpy()
         for operator, source_row, target_row in plan.changes:
             if isinstance(operator, Conv1d | Conv2d):
@@ -113,6 +116,11 @@ class Executor:
             else:  # positions
                 valid = plan.extents[operator.output].frames
             plan.lengths[target_row] = valid
+        if known is None:
+            self._run(plan.once)
+            if len(self._plans) == _MOST_PLANS:
+                del self._plans[next(iter(self._plans))]
+            self._plans[extent] = plan
         kind = self.program.tensors[self.program.input]
         target = self._view(plan, self.program.input)
         source = features.transpose(1, 2)
@@ -139,22 +147,24 @@ class Executor:
         scratch = [self._scratch_bytes(sketch.build(job)) for job in self.jobs]
         kept = (program.logits, program.tokens)
         offsets, scratch_offsets, total = place(self.jobs, sizes, scratch, program.input, kept)
-        self._reserve(total)
-        builder = Steps(
-            self._constants,
-            extents,
-            {name: self._base + offset for name, offset in offsets.items()},
-            starts,
-            {
-                job.output: self._base + offset
-                for job, offset in zip(self.jobs, scratch_offsets, strict=True)
-            },
-        )
-        structs = [builder.build(job) for job in self.jobs]
-        steps = (c.Step * len(structs))(*map(_step, structs))
-        plan = _Plan(extents, offsets, lengths, rows, changes, steps, structs, builder)
-        self._plans[extent] = plan
-        return plan
+        before = [self._scratch_bytes(sketch.build(job)) for job in self.once]
+        self._reserve(max([total, *before]))
+        constant = {
+            job.output: aligned(np.zeros(sizes[job.output] + SLACK, np.uint8)) for job in self.once
+        }
+        tensors = {name: self._base + offset for name, offset in offsets.items()}
+        tensors |= {name: memory.ctypes.data for name, memory in constant.items()}
+        places = zip(self.jobs, scratch_offsets, strict=True)
+        own = {job.output: self._base + offset for job, offset in places}
+        own |= {job.output: self._base for job in self.once}  # nothing else is there yet
+        builder = Steps(self._constants, extents, tensors, starts, own)
+        structs = [[builder.build(job) for job in jobs] for jobs in (self.once, self.jobs)]
+        once, steps = ((c.Step * len(part))(*map(_step, part)) for part in structs)
+        owned = (structs, builder, constant)
+        return _Plan(extents, offsets, lengths, rows, changes, once, steps, owned)
+
+    def _run(self, steps: ctypes.Array[c.Step]) -> None:
+        library().run(self.instruction_set, ctypes.addressof(steps), len(steps), self.threads)
 
     def _scratch_bytes(self, struct: c.Arguments) -> int:
         step = _step(struct)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zqlib.integer.operators import Conv1d, Conv2d, Operator, Requantize
+from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions, Requantize
 from zqlib.integer.program import Program
 
-__all__ = ["Job", "fuse"]
+__all__ = ["Job", "fuse", "split_constant"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,3 +63,17 @@ def fuse(program: Program) -> Sequence[Job]:
         written.add(operator.output)
         jobs.append(Job(operator))
     return jobs
+
+
+def split_constant(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    """The jobs whose results depend on the number of frames alone, and the others."""
+    constant: list[Job] = []
+    others: list[Job] = []
+    known: set[str] = set()
+    for job in jobs:
+        if isinstance(job.operator, Positions) or set(job.reads) <= known:
+            constant.append(job)
+            known.add(job.output)
+        else:
+            others.append(job)
+    return constant, others
