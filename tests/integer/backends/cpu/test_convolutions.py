@@ -10,7 +10,9 @@ from single import assert_same, program_of
 from tiny import integers, reproducible, single_conv
 
 from zqlib.integer.arithmetic import dyadic
-from zqlib.integer.operators import Conv2d
+from zqlib.integer.backends.cpu.fusion import fuse
+from zqlib.integer.nonlinear import exponent_multiplier
+from zqlib.integer.operators import Conv2d, Sigmoid, Swish
 from zqlib.integer.program import ACCUMULATOR, Conv1d, Requantize, TensorType, Term
 
 SIGNED, UNSIGNED = (torch.int8, -128, 127), (torch.uint8, 0, 255)
@@ -120,6 +122,7 @@ def test_conv2d(
 @given(
     uniform=st.booleans(),
     residual=st.booleans(),
+    swish=st.booleans(),
     planes=st.integers(1, 40),
     middle=st.integers(1, 20),
     bands=st.integers(5, 16),
@@ -128,7 +131,7 @@ def test_conv2d(
     seed=st.integers(0, 2**31),
 )
 def test_images_between_convolutions(
-    uniform: bool, residual: bool, planes: int, middle: int, bands: int, taps: int,
+    uniform: bool, residual: bool, swish: bool, planes: int, middle: int, bands: int, taps: int,
     shortening: int, seed: int,
 ) -> None:  # fmt: skip
     """Two Conv2d and a Conv1d, whose order of channels in between is the backend's business."""
@@ -149,18 +152,22 @@ def test_images_between_convolutions(
     if not uniform:
         multiplier[-1] /= 2
     once = torch.full((last,), 2.0**-11).double()
-    requantize = Requantize("a.down", (Term("a.acc", *dyadic(multiplier)),), "y")
+    down = Requantize("a.down", (Term("a.acc", *dyadic(multiplier)),), "s" if swish else "y")
     terms = [Term("b.acc", *dyadic(once)), *([Term("w", *dyadic(once * 2**8))] if residual else [])]
     types = {
         "x": kind_of(bands, 8, False),
         "a.acc": ACCUMULATOR(channels),
+        "s": TensorType(channels, torch.int32, -(2**15), 2**15),
         "y": kind_of(channels, 8, True),
         "b.acc": ACCUMULATOR(last),
         "w": ACCUMULATOR(last),
         "z": kind_of(last, 8, False),
         "c.acc": ACCUMULATOR(7),
     }
-    operators = [first, requantize, second]
+    operators = [first, down, second]
+    if swish:
+        gain = dyadic(torch.tensor([2.0**-15]).double())
+        operators.insert(2, Swish("swish", "s", "y", exponent_multiplier(0.01), gain))
     if residual:  # of an image with itself, by another convolution
         operators.append(replace(second, name="w", output="w"))
     operators += [Requantize("b.down", tuple(terms), "z"), dense]
@@ -195,3 +202,33 @@ def test_requantization_of_a_convolution_and_a_residual(
     program = program_of({"x": x, "acc": ACCUMULATOR(channels), "y": target}, conv, sum_)
     values = integers((3, channels, frames), -128, 127, torch.int8, seed + 2)
     assert_same(program, values, torch.tensor([frames, 1, max(1, frames - 2)]))
+
+
+@reproducible
+@given(
+    depthwise=st.booleans(),
+    unsigned=st.booleans(),
+    magnitude=st.sampled_from([-22, -9, 3]),
+    channels=st.integers(1, 37),
+    seed=st.integers(0, 2**31),
+)
+def test_function_of_a_convolution(
+    depthwise: bool, unsigned: bool, magnitude: int, channels: int, seed: int
+) -> None:
+    """With sums that fit int32 and sums that do not."""
+    weight = integers((channels, 1 if depthwise else channels, 3), -127, 127, torch.int8, seed)
+    bias = integers((channels,), -(2**29), 2**29, torch.int32, seed)
+    groups = channels if depthwise else 1
+    conv = Conv1d("conv", "x", "acc", weight, bias, 8, 1, 1, 1, groups)
+    terms = (Term("acc", *dyadic(torch.full((channels,), 2.0**magnitude).double())),)
+    types = {
+        "x": kind_of(channels, 8, False),
+        "acc": ACCUMULATOR(channels),
+        "y": TensorType(channels, torch.int32, -(2**15), 2**15 - 5),
+        "z": kind_of(channels, 8, unsigned),
+    }
+    sigmoid = Sigmoid("sigmoid", "y", "z", exponent_multiplier(1e-4), types["z"].high)
+    program = program_of(types, conv, Requantize("down", terms, "y"), sigmoid)
+    assert [type(job.function) for job in fuse(program)][:1] == [Sigmoid]
+    x = integers((2, channels, 30), -128, 127, torch.int8, seed + 2)
+    assert_same(program, x, torch.tensor([30, 11]))

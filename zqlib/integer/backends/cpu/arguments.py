@@ -40,7 +40,7 @@ class Output(ctypes.Structure):
     """Where results go."""
 
     _fields_ = [
-        *_pointers("values terms"),
+        *_pointers("values terms table"),
         *_integers("term_count fits_int32 channels low high zero wide"),
     ]
 

@@ -1,10 +1,10 @@
-"""Which requantizations a convolution computes on its way out."""
+"""Which requantizations and functions a convolution computes on its way out."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions, Requantize
+from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions, Requantize, Sigmoid, Swish
 from zqlib.integer.program import Program
 
 __all__ = ["Job", "fuse", "split_constant"]
@@ -12,15 +12,16 @@ __all__ = ["Job", "fuse", "split_constant"]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """An operator, with the requantization of its accumulator if that is part of it."""
+    """An operator, with the requantization of its accumulator and a function of that, if any."""
 
     operator: Operator
     requantize: Requantize | None = None
+    function: Sigmoid | Swish | None = None
 
     @property
     def output(self) -> str:
         """Name of the tensor that it writes."""
-        return (self.requantize or self.operator).output
+        return (self.function or self.requantize or self.operator).output
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -35,7 +36,7 @@ def fuse(program: Program) -> Sequence[Job]:
     """The operators of a program as jobs, in an order of execution.
 
     A requantization joins the convolution that writes the last of its terms, if nothing else reads
-    that accumulator: it is then never stored.
+    that accumulator: it is then never stored. So does a function that alone reads the result.
     """
     readers = Counter(name for operator in program.operators for name in operator.reads)
     readers.update([program.logits, program.tokens])
@@ -47,6 +48,11 @@ def fuse(program: Program) -> Sequence[Job]:
         for name in operator.reads
         if readers[name] == 1
     }
+    function_of = {
+        operator.input: operator
+        for operator in program.operators
+        if isinstance(operator, Sigmoid | Swish) and readers[operator.input] == 1
+    }
     jobs: list[Job] = []
     done: set[str] = set()
     for operator in program.operators:
@@ -56,9 +62,9 @@ def fuse(program: Program) -> Sequence[Job]:
         if isinstance(operator, Conv1d | Conv2d) and follower:
             others = {name for name in follower.reads if name != operator.output}
             if others <= written:
-                done.add(follower.name)
-                written.add(follower.output)
-                jobs.append(Job(operator, follower))
+                jobs.append(Job(operator, follower, function_of.get(follower.output)))
+                done |= {part.name for part in (follower, jobs[-1].function) if part}
+                written.add(jobs[-1].output)
                 continue
         written.add(operator.output)
         jobs.append(Job(operator))

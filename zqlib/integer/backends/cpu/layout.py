@@ -23,12 +23,12 @@ class Image(NamedTuple):
 
 
 def planes_last(program: Program, jobs: Sequence[Job]) -> dict[str, Image]:
-    """The tensors whose planes lie side by side.
+    """The tensors whose planes lie side by side, a requantization's before its function included.
 
     They are written by a Conv2d whose requantization has no other term and treats all bands of a
     plane alike, and read by nothing but other Conv2d and dense Conv1d.
     """
-    found = {}
+    found: dict[str, Image] = {}
     for job in jobs:
         conv = job.operator
         if not isinstance(conv, Conv2d) or job.requantize is None or len(job.requantize.terms) > 1:
@@ -38,7 +38,7 @@ def planes_last(program: Program, jobs: Sequence[Job]) -> dict[str, Image]:
         readers = [other for other in jobs if job.output in other.reads]
         readable = all(_reads_image(other, job.output, image) for other in readers)
         if readable and not kept and _is_uniform(job.requantize, image):
-            found[job.output] = image
+            found |= dict.fromkeys((job.output, job.requantize.output), image)
     return found
 
 

@@ -180,14 +180,18 @@ class Steps:
             "out_frames": self.extents[job.output].frames,
             "stride": conv.stride,
             "padding": conv.padding,
-            "output": self._output(job.output, job.requantize, conv.output),
+            "output": self._output(job.output, job.requantize, conv.output, job.function),
         }
 
     def _output(
-        self, name: str, requantize: Requantize | None, accumulator: str | None = None
+        self,
+        name: str,
+        requantize: Requantize | None,
+        accumulator: str | None = None,
+        function: Sigmoid | Swish | None = None,
     ) -> c.Output:
         """Where a job's results go; `accumulator` is the term that it computes itself."""
-        kind = self._kind(name)
+        kind = self._kind(requantize.output if requantize else name)
         terms = requantize.terms if requantize else ()
         array = (c.Term * len(terms))()
         for index, term in enumerate(terms):
@@ -207,6 +211,7 @@ class Steps:
         return c.Output(
             values=self.tensors[name],
             terms=ctypes.addressof(array),
+            table=self.constants.address(function, "table") if function else None,
             term_count=len(terms),
             fits_int32=requantize is not None and requantize.name in self.constants.fits_int32,
             channels=image.planes if image else kind.channels,

@@ -23,6 +23,7 @@ struct Term {
 struct Output {
   void* values;
   const Term* terms;
+  const uint8_t* table;  // if not null, the output is table[y - low], in bytes
   int64_t term_count;  // 0: the int32 accumulators are written as they are
   int64_t fits_int32;  // the sum of the rounded terms does, for every input
   int64_t channels;

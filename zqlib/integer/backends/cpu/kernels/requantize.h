@@ -1,4 +1,5 @@
-// How accumulators leave a kernel: y = clamp(sum over terms of round(x * m * 2^-e)).
+// How accumulators leave a kernel: y = clamp(sum over terms of round(x * m * 2^-e)), or a function
+// of y that is held as a table.
 #pragma once
 
 #include "arguments.h"
@@ -41,7 +42,8 @@ void requantize_wide(const Output& out, const Tile& tile) {
         sum += rounded(x, term.m[channel], term.e[channel]);
       }
       sum = sum < out.low ? out.low : sum > out.high ? out.high : sum;
-      if (out.wide) static_cast<int32_t*>(out.values)[at] = int32_t(sum);
+      if (out.table) static_cast<uint8_t*>(out.values)[at] = out.table[sum - out.low];
+      else if (out.wide) static_cast<int32_t*>(out.values)[at] = int32_t(sum);
       else static_cast<uint8_t*>(out.values)[at] = uint8_t(sum + out.zero);
     }
   }
@@ -103,7 +105,14 @@ void requantize_vector(const Output& out, const Tile& tile, int64_t c, int count
   };
   auto* words = static_cast<int32_t*>(out.values);
   auto* bytes = static_cast<uint8_t*>(out.values);
-  if (out.wide) {
+  if (out.table) {
+    const uint8_t* table = out.table - out.low;
+    finish([=](int64_t at, Int x) {
+      int32_t y[V::lanes];
+      V::store(y, x);
+      for (int i = 0; i < count; ++i) bytes[at + i] = table[y[i]];
+    });
+  } else if (out.wide) {
     finish([=](int64_t at, Int x) { V::store(words + at, x, count); });
   } else if (count == V::lanes) {
     finish([=](int64_t at, Int x) { V::store_bytes(bytes + at, V::add(x, zero), V::lanes); });
