@@ -90,7 +90,7 @@ class Executor:
         )
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._base = 0
-        self._plans: dict[Extent, _Plan] = {}
+        self.plans: dict[Extent, _Plan] = {}
         self._lock = Lock()
 
     def run(self, features: Tensor, lengths: Tensor) -> ProgramOutput:
@@ -107,7 +107,7 @@ class Executor:
     def _prepare(self, features: Tensor, lengths: Tensor) -> _Plan:
         """Plan for the shape if need be, and put the batch into the arena."""
         extent = Extent(features.shape[0], features.shape[2])
-        known = self._plans.get(extent)
+        known = self.plans.get(extent)
         plan = known or self._plan(extent)
         plan.lengths[plan.rows[self.program.input]] = lengths.numpy()
         for operator, source_row, target_row in plan.changes:
@@ -118,9 +118,9 @@ class Executor:
             plan.lengths[target_row] = valid
         if known is None:
             self._run(plan.once)
-            if len(self._plans) == _MOST_PLANS:
-                del self._plans[next(iter(self._plans))]
-            self._plans[extent] = plan
+            if len(self.plans) == _MOST_PLANS:
+                del self.plans[next(iter(self.plans))]
+            self.plans[extent] = plan
         kind = self.program.tensors[self.program.input]
         target = self._view(plan, self.program.input)
         source = features.transpose(1, 2)
@@ -173,7 +173,7 @@ class Executor:
     def _reserve(self, size: int) -> None:
         """Grow the arena; plans that point into the old one are forgotten."""
         if size > len(self._arena) - ALIGNMENT - SLACK:
-            self._plans.clear()
+            self.plans.clear()
             self._arena = torch.zeros(size + ALIGNMENT + SLACK, dtype=torch.uint8)
             self._base = -(-self._arena.data_ptr() // ALIGNMENT) * ALIGNMENT
 
