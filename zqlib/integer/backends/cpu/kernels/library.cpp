@@ -1,6 +1,9 @@
 // The C interface of the library.
 
 #include <cstring>
+#include <mutex>
+#include <optional>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -41,16 +44,29 @@ int64_t zq_scratch_bytes(const char* instruction_set, const Step* step, int thre
   return find(instruction_set)->scratch_bytes(*step, threads);
 }
 
-// Runs the steps in order, on the calling thread and `threads - 1` others.
+// Runs the steps in order, on the calling thread and `threads - 1` others. Where the system refuses
+// to start as many, those that it has started do all the work.
 void zq_run(const char* instruction_set, const Step* steps, int64_t count, int threads) {
   const InstructionSet* kernels = find(instruction_set);
-  Team team(threads);
+  std::optional<Team> team;
   const auto work = [&](int index) {
-    const Worker worker{team, index};
+    const Worker worker{*team, index};
     for (int64_t i = 0; i < count; ++i) kernels->run(steps[i], worker);
   };
   std::vector<std::thread> others;
-  for (int index = 1; index < threads; ++index) others.emplace_back(work, index);
+  std::mutex gate;  // closed until the size of the team is known
+  std::unique_lock<std::mutex> closed(gate);
+  try {
+    for (int index = 1; index < threads; ++index) {
+      others.emplace_back([&, index] {
+        std::unique_lock<std::mutex>{gate}.unlock();
+        work(index);
+      });
+    }
+  } catch (const std::system_error&) {
+  }
+  team.emplace(int(others.size()) + 1);
+  closed.unlock();
   work(0);
   for (auto& thread : others) thread.join();
 }
