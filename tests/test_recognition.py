@@ -11,6 +11,7 @@ from zqlib.audio import audio_features, pad_features
 from zqlib.corpora.manifest import read_manifest, write_manifest
 from zqlib.errors import InputError
 from zqlib.evaluation import Hypothesis, greedy_ctc, read_hypotheses, write_hypotheses
+from zqlib.quantized_model import load_quantized
 from zqlib.recognition import (
     FloatRecogniser,
     IntegerRecogniser,
@@ -216,7 +217,27 @@ def test_misfits_are_refused(folder: Path, name: str, engine: str | None, messag
         load_recogniser(folder / name, engine)
 
 
+def test_the_compiled_engine_hears_the_same(folder: Path) -> None:
+    model = load_quantized(folder / "tiny0.zq")
+    texts = [
+        [
+            item.text
+            for item in recognise_manifest(
+                recogniser, folder / "test.jsonl", batch_size=2, progress=False
+            )
+        ]
+        for recogniser in (IntegerRecogniser(model), IntegerRecogniser(model, "cpu", threads=2))
+    ]
+    assert texts[0] == texts[1] and len({*texts[0]}) > 1
+
+
+def test_threads_of_another_engine_are_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="belongs to the engine cpu"):
+        load_recogniser(folder / "tiny0.zq", threads=2)
+
+
 def test_engines_may_be_named(folder: Path) -> None:
+    assert load_recogniser(folder / "tiny0.zq", "cpu").engine == "cpu"
     assert load_recogniser(folder / "tiny0.nemo", "float").engine == "float"
     assert load_recogniser(folder / "tiny0.zq", "reference").engine == "reference"
 

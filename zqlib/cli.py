@@ -39,6 +39,13 @@ app = typer.Typer(
 )
 
 Format = Annotated[str, typer.Option("--format", help="table for people, json for scripts")]
+Engine = Annotated[
+    str | None,
+    typer.Option(help="reference or cpu, for a .zq program [default: reference]"),
+]
+Threads = Annotated[
+    int | None, typer.Option(help="of the engine cpu [default: as many as torch uses]")
+]
 
 
 def main() -> None:
@@ -147,7 +154,7 @@ def export(
         given = calibrated(
             model, bits=bits, scheme=scheme, ranges=ranges, calibration=calibration,
             manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed,
-            quiet=quiet, unsigned_relu=plan.unsigned_relu, activation_bits=plan.activation_bits,
+            quiet=quiet, unsigned=plan.unsigned, activation_bits=plan.activation_bits,
         )  # fmt: skip
         exported = command.export_calibrated(plan, given)
     print(command.write(plan, exported))
@@ -159,13 +166,15 @@ def transcribe(
     audio: Annotated[list[Path], typer.Argument(help="FLAC or WAV files, mono")],
     batch_size: Annotated[int, typer.Option(help="files that run together")] = 1,
     resample: Annotated[bool, typer.Option(help="convert other sample rates")] = False,
+    engine: Engine = None,
+    threads: Threads = None,
     format: Format = "table",
 ) -> None:
     """Print what is said in audio files."""
     from zqlib import recognition
 
     _check_format(format)
-    recogniser = recognition.load_recogniser(model)
+    recogniser = recognition.load_recogniser(model, engine, threads)
     texts = recognition.transcribe(recogniser, audio, batch_size=batch_size, resample=resample)
     if format == "json":
         rows = [{"audio": str(p), "text": t} for p, t in zip(audio, texts, strict=True)]
@@ -186,6 +195,8 @@ def evaluate(
         Path | None, typer.Option(help="store what was recognised in this JSONL file")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="utterances that run together")] = 1,
+    engine: Engine = None,
+    threads: Threads = None,
     format: Format = "table",
     quiet: Quiet = False,
 ) -> None:
@@ -193,8 +204,9 @@ def evaluate(
     from zqlib import evaluation, recognition
 
     _check_format(format)
-    models = [model] if baseline is None else [model, baseline]
-    recognisers = [recognition.load_recogniser(path) for path in models]
+    recognisers = [recognition.load_recogniser(model, engine, threads)]
+    if baseline:
+        recognisers.append(recognition.load_recogniser(baseline))
     heard = [
         recognition.recognise_manifest(
             recogniser, manifest, batch_size=batch_size, progress=not quiet

@@ -71,7 +71,7 @@ def calibrated(
     batches: int | None,
     seed: int | None,
     quiet: bool,
-    unsigned_relu: bool = True,
+    unsigned: bool = True,
     activation_bits: int | None = None,
 ) -> Calibrated:
     """Read a checkpoint and prepare its calibration.
@@ -80,7 +80,7 @@ def calibrated(
         path: the checkpoint.
         bits, scheme, ranges, calibration, manifest, synthesis, steps, batches, seed, quiet: the
             options above.
-        unsigned_relu: of the scheme.
+        unsigned: whether activations after a ReLU or a Swish are unsigned.
         activation_bits: the only width that what is made of it can hold; None for any.
 
     Raises:
@@ -103,7 +103,10 @@ def calibrated(
     config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
     model = load_model(path)
     chosen = preset(
-        name, range_method=ranges or usual_ranges(model.family), unsigned_relu=unsigned_relu
+        name,
+        range_method=ranges or usual_ranges(model.family),
+        unsigned_relu=unsigned,
+        offset_swish=unsigned,
     )
     data, description = calibration_batches(
         model, calibration, config, manifest, progress=not quiet

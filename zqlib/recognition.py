@@ -1,7 +1,8 @@
 """Speech to text with either kind of model, behind one small interface."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -20,6 +21,7 @@ from zqlib.evaluation import (
     write_hypotheses,
 )
 from zqlib.integer import reference
+from zqlib.integer.backends import cpu
 from zqlib.models import CTCModel, load_model
 from zqlib.quantized_model import QuantizedModel, load_quantized
 
@@ -33,7 +35,7 @@ __all__ = [
     "transcribe",
 ]
 
-Engine = Literal["float", "reference"]
+Engine = Literal["float", "reference", "cpu"]
 
 
 class Recogniser(Protocol):
@@ -76,32 +78,57 @@ class FloatRecogniser:
 
 
 class IntegerRecogniser:
-    """An integer program on a named backend; a backend is never replaced by another."""
+    """An integer program on a named backend; a backend is never replaced by another.
 
-    def __init__(self, model: QuantizedModel, engine: Engine = "reference") -> None:
-        if engine != "reference":
-            raise InputError(f"The engine {engine!r} does not run integer programs; use reference.")
+    Args:
+        model: the program with its front-end and labels.
+        engine: `reference` (torch integer tensors) or `cpu` (compiled kernels).
+        threads: of the engine `cpu`; None for as many as torch uses.
+
+    Raises:
+        InputError: an engine that does not run integer programs, or `cpu` where its kernels cannot
+            be compiled.
+    """
+
+    def __init__(
+        self, model: QuantizedModel, engine: Engine = "reference", threads: int | None = None
+    ) -> None:
+        self._run: Callable[[Tensor, Tensor], reference.ProgramOutput]
+        if engine == "reference":
+            self._run = partial(reference.run, model.program)
+        elif engine == "cpu":
+            count = torch.get_num_threads() if threads is None else threads
+            self._run = cpu.Executor(model.program, count).run
+        else:
+            raise InputError(
+                f"The engine {engine!r} does not run integer programs; use reference or cpu."
+            )
         self.model, self.engine = model, engine
         self.name, self.front_end, self.labels = model.name, model.front_end, model.labels
 
     def tokens(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `Recogniser.tokens`."""
-        output = reference.run(self.model.program, self.model.quantize_features(features), lengths)
+        output = self._run(self.model.quantize_features(features), lengths)
         return output.tokens, output.lengths
 
 
-def load_recogniser(path: Path, engine: str | None = None) -> Recogniser:
+def load_recogniser(
+    path: Path, engine: str | None = None, threads: int | None = None
+) -> Recogniser:
     """Load a `.nemo` checkpoint (float) or a `.zq` program (integer).
 
     Args:
         path: the file; its suffix tells which of the two it is.
-        engine: None for the only one that fits the file.
+        engine: None for `float` or `reference`, whichever fits the file.
+        threads: of the engine `cpu`; None for as many as torch uses.
 
     Raises:
         InputError: unknown suffix, an engine that does not run this kind of file, or a bad file.
     """
     if engine is not None and engine not in get_args(Engine):
         raise InputError(f"The engine {engine!r} is unknown; use {' or '.join(get_args(Engine))}.")
+    if threads is not None and engine != "cpu":
+        raise InputError("The number of threads belongs to the engine cpu; name it too.")
     if path.suffix == ".nemo":
         if engine not in (None, "float"):
             raise InputError(f"{path} is a float checkpoint: quantize it before using {engine}.")
@@ -109,7 +136,9 @@ def load_recogniser(path: Path, engine: str | None = None) -> Recogniser:
     if path.suffix == ".zq":
         if engine == "float":
             raise InputError(f"{path} is an integer program; give the .nemo file for float.")
-        return IntegerRecogniser(load_quantized(path))
+        return IntegerRecogniser(
+            load_quantized(path), "cpu" if engine == "cpu" else "reference", threads
+        )
     raise InputError(f"{path} is neither a .nemo checkpoint nor a .zq program.")
 
 

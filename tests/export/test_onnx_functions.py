@@ -23,7 +23,7 @@ from zqlib.integer.nonlinear import (
     integer_sqrt,
     layer_norm,
     sigmoid,
-    softmax,
+    softmax_weights,
     swish,
 )
 
@@ -40,7 +40,7 @@ def call_arrays(function: str, *arrays: np.ndarray) -> np.ndarray:
     names = [f"x{index}" for index in range(len(arrays))]
     key = (function, *(f"{a.dtype}{a.ndim}" for a in arrays))
     if key not in SESSIONS:
-        output = TensorProto.UINT8 if function == "Softmax" else TensorProto.INT64
+        output = TensorProto.UINT8 if function == "SoftmaxWeights" else TensorProto.INT64
         graph = helper.make_graph(
             [helper.make_node(function, names, ["y"], domain=DOMAIN)],
             "call",
@@ -107,8 +107,8 @@ def test_softmax(scale: float) -> None:
     attended = torch.rand(4, 1, 30, generator=torch.Generator().manual_seed(2)) < 0.6
     attended[:, :, 3] = True
     m, e = exponent_multiplier(scale)
-    expected = softmax(scores, m, e, attended)
-    assert torch.equal(call("Softmax", scores, m, e, attended), expected)
+    expected = softmax_weights(scores, m, e, attended)
+    assert torch.equal(call("SoftmaxWeights", scores, m, e, attended), expected)
 
 
 @pytest.mark.parametrize("scale", [2.0**-13, 0.004, 0.3])
@@ -119,7 +119,9 @@ def test_sigmoid_and_swish(scale: float) -> None:
         actual = call("Sigmoid", x, *exponent, torch.tensor(high))
         assert torch.equal(actual, sigmoid(x, *exponent, high))
     gain = torch.tensor([2**30 + 12345], dtype=torch.int32), torch.tensor([40], dtype=torch.int8)
-    assert torch.equal(call("Swish", x, *exponent, *gain), swish(x, exponent, gain))
+    for zero in (0, 17):
+        actual = call("Swish", x, *exponent, *gain, torch.tensor(zero))
+        assert torch.equal(actual, swish(x, exponent, gain) + zero)
 
 
 def test_square_root() -> None:

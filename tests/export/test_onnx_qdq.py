@@ -29,7 +29,7 @@ from zqlib.quantization.scheme import QuantScheme, preset
 
 CHECKPOINTS = sorted((Path(zqlib.__file__).parent / "checkpoints").glob("*.nemo"))
 NAMES = [*BLOCKS, "conformer"]
-FLAVOURS = {"u8s8": QuantScheme(), "s8s8": QuantScheme(unsigned_relu=False)}
+FLAVOURS = {"u8s8": QuantScheme(), "s8s8": QuantScheme(unsigned_relu=False, offset_swish=False)}
 
 
 @dataclass

@@ -34,13 +34,13 @@ class Plan:
         model: the checkpoint or program.
         output: the file to write.
         target: the format.
-        unsigned_relu: of the scheme, by the flavour.
+        unsigned: whether activations may be unsigned, by the flavour.
     """
 
     model: Path
     output: Path
     target: Target
-    unsigned_relu: bool
+    unsigned: bool
 
     @property
     def activation_bits(self) -> int | None:

@@ -67,7 +67,7 @@ def attention(graph: GraphBuilder, operator: Attention, reads: list[str], valid:
     scores = graph.cast(graph.add("Clip", total, *limits), TensorProto.INT32, f"{name}.scores")
     m, e = operator.exponent
     weights = graph.add(
-        "Softmax",
+        "SoftmaxWeights",
         scores,
         graph.constant(m, f"{name}.m"),
         graph.constant(e, f"{name}.e"),
@@ -75,7 +75,8 @@ def attention(graph: GraphBuilder, operator: Attention, reads: list[str], valid:
         domain=DOMAIN,
         output=f"{name}.weights",
     )
-    context = graph.add("MatMulInteger", weights, _transpose(graph, value))
+    sums = graph.add("MatMulInteger", weights, _transpose(graph, value))
+    context = graph.add("WeightedMean", sums, weights, domain=DOMAIN)
     return graph.reshape(_transpose(graph, context), 0, channels, -1, output=operator.output)
 
 

@@ -80,14 +80,15 @@ _EXP2 = """Exp2 (x) => (y)
     y = Cast <to = 7> (power)
 }"""
 
-_SOFTMAX = """Softmax (scores, m, e, attended) => (weights)
+_SOFTMAX_WEIGHTS = """SoftmaxWeights (scores, m, e, attended) => (weights)
 {
     keys = Constant <value = int64[1] {-1}> ()
     lowest = Constant <value = int32 {-2147483648}> ()
     least = Constant <value = int64 {-2147483648}> ()
     zero = Constant <value = int64 {0}> ()
-    two = Constant <value = int64 {2}> ()
     steps = Constant <value = int64 {255}> ()
+    half = Constant <value = int64 {536870912}> ()
+    one = Constant <value = int64 {1073741824}> ()
     only = Where (attended, scores, lowest)
     top = ReduceMax (only, keys)
     wide = Cast <to = 7> (scores)
@@ -97,12 +98,29 @@ _SOFTMAX = """Softmax (scores, m, e, attended) => (weights)
     exponent = zqlib.Requantize (below, m, e)
     all = zqlib.Exp2 (exponent)
     powers = Where (attended, all, zero)
-    total = ReduceSum (powers, keys)
-    half = Div (total, two)
     scaled = Mul (powers, steps)
     raised = Add (scaled, half)
-    quotient = Div (raised, total)
+    quotient = Div (raised, one)
     weights = Cast <to = 2> (quotient)
+}"""
+
+_WEIGHTED_MEAN = """WeightedMean (sums, weights) => (y)
+{
+    keys = Constant <value = int64[1] {-1}> ()
+    steps = Constant <value = int64 {510}> ()
+    two = Constant <value = int64 {2}> ()
+    most = Constant <value = int64 {32768}> ()
+    wide = Cast <to = 7> (weights)
+    total = ReduceSum (wide, keys)
+    double = Mul (total, two)
+    products = Cast <to = 7> (sums)
+    scaled = Mul (products, steps)
+    raised = Add (scaled, total)
+    offset = Mul (double, most)
+    positive = Add (raised, offset)
+    quotient = Div (positive, double)
+    mean = Sub (quotient, most)
+    y = Cast <to = 6> (mean)
 }"""
 
 _LOGISTIC = """Logistic (x, m, e) => (y)
@@ -132,14 +150,15 @@ _SIGMOID = """Sigmoid (x, m, e, high) => (y)
     y = Div (raised, one)
 }"""
 
-_SWISH = """Swish (x, m, e, gain_m, gain_e) => (y)
+_SWISH = """Swish (x, m, e, gain_m, gain_e, zero) => (y)
 {
     bits = Constant <value = uint64 {15}> ()
     share = zqlib.Logistic (x, m, e)
     wide = Cast <to = 7> (x)
     product = Mul (wide, share)
     cut = zqlib.ShiftRight (product, bits)
-    y = zqlib.Requantize (cut, gain_m, gain_e)
+    steps = zqlib.Requantize (cut, gain_m, gain_e)
+    y = Add (steps, zero)
 }"""
 
 _BINARY_DIGITS = """BinaryDigits (x) => (digits)
@@ -256,12 +275,16 @@ def integer_functions() -> list[FunctionProto]:
 
     * ShiftRight (x int64, bits uint64 below 64): floor(x / 2^bits), int64.
     * Requantize (x of any integer type, m int32, e int8): round(x * m * 2^-e), int64.
-    * Exp2, Softmax, Logistic, Sigmoid, Swish: see `zqlib.integer.nonlinear`.
+    * Exp2, SoftmaxWeights, Logistic, Sigmoid, Swish: see `zqlib.integer.nonlinear`; Swish adds its
+      zero.
+    * WeightedMean (sums int32, weights uint8): see `zqlib.integer.attention`, int32. ONNX divides
+      towards zero, so a multiple of the divisor makes the numerator positive.
     * BinaryDigits, NewtonStep, SquareRoot (x int64 (batch, 1, frames)): int64.
     * LayerNorm (x (batch, channels, frames), channels int64, m int32, e int8, offset int64, eps
       int64): int64, not clamped.
     """
-    texts = (_SHIFT_RIGHT, _REQUANTIZE, _EXP2, _SOFTMAX, _LOGISTIC, _SIGMOID, _SWISH,
+    texts = (_SHIFT_RIGHT, _REQUANTIZE, _EXP2, _SOFTMAX_WEIGHTS, _WEIGHTED_MEAN,
+             _LOGISTIC, _SIGMOID, _SWISH,
              _BINARY_DIGITS, _NEWTON_STEP, _SQUARE_ROOT, _LAYER_NORM)  # fmt: skip
     header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "{DOMAIN}": 1]>\n'
     return [parser.parse_function(header + text) for text in texts]

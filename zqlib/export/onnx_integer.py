@@ -128,7 +128,8 @@ class _Graph(GraphBuilder):
                 value = self._call("Sigmoid", source, *operator.exponent, high)
                 result = self._clamp(value, target)
             case Swish():
-                value = self._call("Swish", source, *operator.exponent, *operator.gain)
+                zero = torch.tensor(operator.zero)
+                value = self._call("Swish", source, *operator.exponent, *operator.gain, zero)
                 result = self._clamp(value, target)
             case Product():
                 wide = [self.cast(self.values[name], TensorProto.INT32) for name in operator.reads]

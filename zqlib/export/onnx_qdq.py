@@ -24,7 +24,7 @@ import torch
 
 from zqlib.errors import InputError
 from zqlib.export.onnx_float import FloatWriter, Layout
-from zqlib.quantization.calibrate import activation_levels
+from zqlib.quantization.calibrate import activation_levels, zero_points
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import quantize_weight
 from zqlib.quantization.nodes import Activation, FloatConv, FloatConv2d
@@ -52,8 +52,11 @@ def export_qdq(
         The checked model, with inputs and outputs as in `zqlib.export.onnx_float`.
 
     Raises:
-        InputError: activations of another width than 8 bits, or a scale is missing.
+        InputError: activations of another width than 8 bits, a zero point that s8s8 cannot have,
+            or a scale is missing.
     """
+    if scheme.offset_swish and not scheme.unsigned_relu:
+        raise InputError("s8s8 has no zero points; set offset_swish to false as well.")
     if scheme.activation_bits != 8:
         raise InputError(
             f"Q/DQ holds activations of 8 bits, the scheme has {scheme.activation_bits}; "
@@ -81,6 +84,7 @@ class _QdqWriter(FloatWriter):
             raise InputError(
                 f"The tensor {missing[0]!r} has no scale; calibrate `round_convolutions(graph)`."
             )
+        self._zeros = zero_points(graph, scales, scheme)
         self._steps: dict[str, tuple[str, str]] = {}
         self._integers: dict[tuple[str, Layout, bool], str] = {}
 
@@ -159,7 +163,7 @@ class _QdqWriter(FloatWriter):
         if name not in self._steps:
             signed = self.levels[name][0] < 0
             kind = torch.uint8 if self.scheme.unsigned_relu else torch.int8
-            zero = 128 if signed and kind == torch.uint8 else 0
+            zero = 128 if signed and kind == torch.uint8 else self._zeros.get(name, 0)
             scale = torch.tensor(self.scales[name], dtype=torch.float32)
             self._steps[name] = (
                 self.constant(scale, f"{name}.scale"),

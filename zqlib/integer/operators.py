@@ -7,7 +7,6 @@ What they compute is in `zqlib.integer.reference`, `zqlib.integer.nonlinear` and
 from dataclasses import dataclass
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from zqlib.integer.nonlinear import LayerNormConstants
@@ -60,7 +59,7 @@ class Conv1d:
         """Valid frames after the convolution, (batch,) int64."""
         span = self.dilation * (self.weight.shape[2] - 1)
         numerator = lengths + 2 * self.padding - span - 1
-        return torch.div(numerator, self.stride, rounding_mode="floor") + 1
+        return numerator // self.stride + 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zqlib.errors import InputError
 from zqlib.integer.arithmetic import requantize
 from zqlib.integer.attention import attend, conv2d, positions
+from zqlib.integer.batch import check_input, output_lengths
 from zqlib.integer.guard import IntegerOnly
 from zqlib.integer.nonlinear import layer_norm, sigmoid, swish
 from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
 from zqlib.integer.products import product
-from zqlib.integer.program import Argmax, Conv1d, Program, Requantize, TensorType
+from zqlib.integer.program import Argmax, Conv1d, Program, Requantize
 
 __all__ = ["ProgramOutput", "run"]
 
@@ -63,7 +63,7 @@ def run(
             shorter than a convolution without padding needs.
         FloatInIntegerProgram: an operation touched a floating-point tensor.
     """
-    _check_input(program.tensors[program.input], features, lengths)
+    check_input(program.tensors[program.input], features, lengths)
     last_use = Counter(name for operator in program.operators for name in operator.reads) + Counter(
         [program.logits, program.tokens]
     )
@@ -78,7 +78,7 @@ def run(
             match operator:
                 case Conv1d():
                     x, valid = take(operator.input)
-                    result = _conv1d(operator, _mask(x, valid)), _output_lengths(operator, valid)
+                    result = _conv1d(operator, _mask(x, valid)), output_lengths(operator, valid)
                 case Requantize():
                     target = program.tensors[operator.output]
                     terms = [(*take(term.input), term.m, term.e) for term in operator.terms]
@@ -88,7 +88,7 @@ def run(
                     result = total.clamp_(target.low, target.high).to(target.dtype), terms[0][1]
                 case Conv2d():
                     x, valid = take(operator.input)
-                    result = conv2d(operator, _mask(x, valid)), _output_lengths(operator, valid)
+                    result = conv2d(operator, _mask(x, valid)), output_lengths(operator, valid)
                 case LayerNorm():
                     x, valid = take(operator.input)
                     target = program.tensors[operator.output]
@@ -125,31 +125,6 @@ def run(
         logits, lengths = values[program.logits]
         tokens = values[program.tokens][0][:, :, 0]
         return ProgramOutput(tokens, logits.transpose(1, 2), lengths)
-
-
-def _check_input(expected: TensorType, features: Tensor, lengths: Tensor) -> None:
-    if features.ndim != 3 or features.shape[1] != expected.channels or 0 in features.shape:
-        raise InputError(
-            f"The program reads (batch, {expected.channels}, frames); "
-            f"these features have shape {tuple(features.shape)}."
-        )
-    if features.dtype != expected.dtype:
-        raise InputError(
-            f"The program reads {expected.dtype}, these features are {features.dtype}."
-        )
-    if lengths.shape != features.shape[:1] or lengths.dtype != torch.int64:
-        raise InputError("The lengths must be int64, one per utterance.")
-    if int(lengths.min()) < 1 or int(lengths.max()) > features.shape[2]:
-        raise InputError("Every length must be between 1 and the number of frames.")
-    if int(features.min()) < expected.low or int(features.max()) > expected.high:
-        raise InputError(f"The features leave the range [{expected.low}, {expected.high}].")
-
-
-def _output_lengths(conv: Conv1d | Conv2d, lengths: Tensor) -> Tensor:
-    result = conv.output_lengths(lengths)
-    if int(result.min()) < 1:
-        raise InputError(f"An utterance is too short for layer {conv.name}; leave it out.")
-    return result
 
 
 def _mask(x: Tensor, lengths: Tensor) -> Tensor:

@@ -1,0 +1,146 @@
+// Eight lanes of AVX2. Its product of u8 x s8 adds pairs in 16 bits, which saturates: bytes and
+// weights are widened to 16 bits first, even and odd ones apart.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace zq {
+
+struct Avx2 {
+  static constexpr int lanes = 8;
+  static constexpr int rows = 4;    // with two columns: 8 of 16 registers
+  static constexpr int blocks = 1;
+
+  using Int = __m256i;
+  struct Bytes { __m256i even, odd; };
+  struct Weights { __m256i even, odd; };
+
+  struct Multiplier {  // for even and odd lanes, in 64 bits
+    __m256i m[2], half[2], e[2], sign[2];
+  };
+
+  static __m256i load_vector(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+  }
+
+  static Int load(const int32_t* from) { return load_vector(from); }
+  static Bytes load_bytes(const uint8_t* from) { return split(load_vector(from)); }
+
+  static Weights load_weights(const int8_t* from) {
+    const __m256i x = load_vector(from);
+    return {_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_srai_epi16(x, 8)};
+  }
+
+  static void store(int32_t* to, Int x, int count = lanes) {
+    if (count == lanes) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x);
+    alignas(32) int32_t all[lanes];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(all), x);
+    std::memcpy(to, all, 4 * count);
+  }
+
+  static Bytes broadcast(const uint8_t* from) {
+    int32_t four;
+    std::memcpy(&four, from, 4);
+    return split(_mm256_set1_epi32(four));
+  }
+
+  static Int zero() { return _mm256_setzero_si256(); }
+  static Int fill(int32_t x) { return _mm256_set1_epi32(x); }
+  static Int add(Int x, Int y) { return _mm256_add_epi32(x, y); }
+
+  static Int dot(Int sum, Bytes x, Weights w) {
+    const __m256i even = _mm256_madd_epi16(x.even, w.even), odd = _mm256_madd_epi16(x.odd, w.odd);
+    return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+  }
+
+  static Int clamp(Int x, Int low, Int high) {
+    return _mm256_min_epi32(_mm256_max_epi32(x, low), high);
+  }
+
+  // There is no arithmetic shift in 64 bits: 2^63 makes the sum positive, and its share is taken
+  // off after a logical shift.
+  static Multiplier multiplier(const int32_t* m, const int32_t* e) {
+    const __m256i shift = load(e), one = _mm256_set1_epi64x(1);
+    const __m256i top = _mm256_set1_epi64x(INT64_MIN);
+    Multiplier result;
+    result.m[0] = load(m), result.m[1] = _mm256_srli_epi64(load(m), 32);
+    result.e[0] = _mm256_and_si256(shift, _mm256_set1_epi64x(0xffffffff));
+    result.e[1] = _mm256_srli_epi64(shift, 32);
+    for (int i = 0; i < 2; ++i) {
+      const __m256i half = _mm256_sllv_epi64(one, _mm256_sub_epi64(result.e[i], one));
+      result.half[i] = _mm256_add_epi64(half, top);
+      result.sign[i] = _mm256_srlv_epi64(top, result.e[i]);
+    }
+    return result;
+  }
+
+  // round(x * m * 2^-e), half up, modulo 2^32
+  static Int scale(Int x, const Multiplier& by) {
+    const __m256i low = shift(_mm256_mul_epi32(x, by.m[0]), by, 0);
+    const __m256i high = shift(_mm256_mul_epi32(_mm256_srli_epi64(x, 32), by.m[1]), by, 1);
+    return _mm256_blend_epi32(low, _mm256_slli_epi64(high, 32), 0xaa);
+  }
+
+  struct UpperMultiplier {
+    __m256i m[2], half[2], e;  // e - 32 for all lanes
+  };
+
+  static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
+    const __m256i one = _mm256_set1_epi64x(1), shift = load(e);
+    const __m256i even = _mm256_and_si256(shift, _mm256_set1_epi64x(0xffffffff));
+    const __m256i odd = _mm256_srli_epi64(shift, 32);
+    return {{load(m), _mm256_srli_epi64(load(m), 32)},
+            {_mm256_sllv_epi64(one, _mm256_sub_epi64(even, one)),
+             _mm256_sllv_epi64(one, _mm256_sub_epi64(odd, one))},
+            _mm256_sub_epi32(shift, _mm256_set1_epi32(32))};
+  }
+
+  // The same of a vector in memory, where every e is at least 32: the upper halves of the products
+  // are shifted together, arithmetically.
+  static Int scale(const int32_t* from, const UpperMultiplier& by) {
+    const __m256i even = _mm256_add_epi64(_mm256_mul_epi32(load(from), by.m[0]), by.half[0]);
+    const __m256i odd = _mm256_add_epi64(_mm256_mul_epi32(load(from + 1), by.m[1]), by.half[1]);
+    const __m256i upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+    return _mm256_srav_epi32(upper, by.e);
+  }
+
+  static Int widen(const uint8_t* from) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+  }
+
+  static void store_bytes(uint8_t* to, Int x, int count) {
+    const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                           -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                           -1, -1);
+    const __m256i bytes = _mm256_shuffle_epi8(x, first);  // four in each half
+    const __m128i joined = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes),
+                                              _mm256_extracti128_si256(bytes, 1));
+    const int64_t all = _mm_cvtsi128_si64(joined);
+    std::memcpy(to, &all, count);
+  }
+
+  // The bytes of four rows side by side, lane after lane.
+  static void interleave(const uint8_t* const row[4], uint8_t* to) {
+    __m128i x[4];
+    for (int i = 0; i < 4; ++i) x[i] = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row[i]));
+    const __m128i low = _mm_unpacklo_epi8(x[0], x[1]), high = _mm_unpacklo_epi8(x[2], x[3]);
+    auto* out = reinterpret_cast<__m128i*>(to);
+    _mm_storeu_si128(out, _mm_unpacklo_epi16(low, high));
+    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low, high));
+  }
+
+ private:
+  static Bytes split(__m256i x) {
+    return {_mm256_and_si256(x, _mm256_set1_epi16(0xff)), _mm256_srli_epi16(x, 8)};
+  }
+
+  static __m256i shift(__m256i product, const Multiplier& by, int odd) {
+    const __m256i positive = _mm256_add_epi64(product, by.half[odd]);
+    return _mm256_sub_epi64(_mm256_srlv_epi64(positive, by.e[odd]), by.sign[odd]);
+  }
+};
+
+}  // namespace zq

@@ -1,0 +1,109 @@
+// Sixteen lanes of AVX-512 with VNNI, whose dot product adds four u8 x s8 products to a lane.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace zq {
+
+struct Avx512Vnni {
+  static constexpr int lanes = 16;
+  static constexpr int rows = 14;   // with two columns: 28 of 32 registers
+  static constexpr int blocks = 6;  // times four phases: 24 of 32 registers
+
+  using Int = __m512i;
+  using Bytes = __m512i;
+  using Weights = __m512i;
+
+  struct Multiplier {  // for even and odd lanes, in 64 bits
+    __m512i m[2], half[2], e[2];
+  };
+
+  static Int load(const int32_t* from) { return _mm512_loadu_si512(from); }
+  static Bytes load_bytes(const uint8_t* from) { return _mm512_loadu_si512(from); }
+  static Weights load_weights(const int8_t* from) { return _mm512_loadu_si512(from); }
+
+  static void store(int32_t* to, Int x, int count = lanes) {
+    if (count == lanes) _mm512_storeu_si512(to, x);
+    else _mm512_mask_storeu_epi32(to, __mmask16((1u << count) - 1), x);
+  }
+
+  static Bytes broadcast(const uint8_t* from) {
+    int32_t four;
+    std::memcpy(&four, from, 4);
+    return _mm512_set1_epi32(four);
+  }
+
+  static Int zero() { return _mm512_setzero_si512(); }
+  static Int fill(int32_t x) { return _mm512_set1_epi32(x); }
+  static Int dot(Int sum, Bytes x, Weights w) { return _mm512_dpbusd_epi32(sum, x, w); }
+  static Int add(Int x, Int y) { return _mm512_add_epi32(x, y); }
+
+  static Int clamp(Int x, Int low, Int high) {
+    return _mm512_min_epi32(_mm512_max_epi32(x, low), high);
+  }
+
+  static Multiplier multiplier(const int32_t* m, const int32_t* e) {
+    const __m512i shift = load(e), one = _mm512_set1_epi64(1);
+    const __m512i even = _mm512_and_si512(shift, _mm512_set1_epi64(0xffffffff));
+    const __m512i odd = _mm512_srli_epi64(shift, 32);
+    return {{load(m), _mm512_srli_epi64(load(m), 32)},
+            {_mm512_sllv_epi64(one, _mm512_sub_epi64(even, one)),
+             _mm512_sllv_epi64(one, _mm512_sub_epi64(odd, one))},
+            {even, odd}};
+  }
+
+  // round(x * m * 2^-e), half up, modulo 2^32
+  static Int scale(Int x, const Multiplier& by) {
+    const __m512i even = _mm512_mul_epi32(x, by.m[0]);
+    const __m512i odd = _mm512_mul_epi32(_mm512_srli_epi64(x, 32), by.m[1]);
+    const __m512i low = _mm512_srav_epi64(_mm512_add_epi64(even, by.half[0]), by.e[0]);
+    const __m512i high = _mm512_srav_epi64(_mm512_add_epi64(odd, by.half[1]), by.e[1]);
+    return _mm512_mask_shuffle_epi32(low, 0xaaaa, high, _MM_PERM_CCAA);
+  }
+
+  struct UpperMultiplier {
+    __m512i m[2], half[2], e;  // e - 32 for all lanes
+  };
+
+  static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
+    const Multiplier all = multiplier(m, e);
+    return {{all.m[0], all.m[1]}, {all.half[0], all.half[1]},
+            _mm512_sub_epi32(load(e), _mm512_set1_epi32(32))};
+  }
+
+  // The same of a vector in memory, where every e is at least 32: the upper halves of the products
+  // are shifted together. The odd lanes are loaded apart, which is cheaper than a shift.
+  static Int scale(const int32_t* from, const UpperMultiplier& by) {
+    const __m512i even = _mm512_add_epi64(_mm512_mul_epi32(load(from), by.m[0]), by.half[0]);
+    const __m512i odd = _mm512_add_epi64(_mm512_mul_epi32(load(from + 1), by.m[1]), by.half[1]);
+    return _mm512_srav_epi32(_mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB), by.e);
+  }
+
+  static Int widen(const uint8_t* from) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+
+  static void store_bytes(uint8_t* to, Int x, int count) {
+    const __m128i bytes = _mm512_cvtepi32_epi8(x);
+    if (count == lanes) _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+    else _mm_mask_storeu_epi8(to, __mmask16((1u << count) - 1), bytes);
+  }
+
+  // The bytes of four rows side by side, lane after lane.
+  static void interleave(const uint8_t* const row[4], uint8_t* to) {
+    __m128i x[4];
+    for (int i = 0; i < 4; ++i) x[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(row[i]));
+    const __m128i low01 = _mm_unpacklo_epi8(x[0], x[1]), low23 = _mm_unpacklo_epi8(x[2], x[3]);
+    const __m128i high01 = _mm_unpackhi_epi8(x[0], x[1]), high23 = _mm_unpackhi_epi8(x[2], x[3]);
+    auto* out = reinterpret_cast<__m128i*>(to);
+    _mm_storeu_si128(out, _mm_unpacklo_epi16(low01, low23));
+    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
+    _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
+    _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high01, high23));
+  }
+};
+
+}  // namespace zq

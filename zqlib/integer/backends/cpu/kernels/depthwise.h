@@ -1,0 +1,160 @@
+// Conv1d with a group per channel, by dot products of four taps.
+//
+// The bytes of four successive frames of a channel are put into one lane (blocks of frames 0 to 3,
+// 4 to 7, ...). Output frame t reads frames t ... t + taps - 1, from block t / 4 on. It begins in
+// the middle of that block unless t is a multiple of 4, so the weights are kept in four phases,
+// shifted by 0 to 3 frames. With dilation d, frames r, r + d, r + 2d ... are a sequence of their
+// own for each remainder r; within it the convolution is not dilated.
+#pragma once
+
+#include <cstddef>
+
+#include "convolution.h"
+
+namespace zq {
+namespace {
+
+struct Blocks {
+  int64_t per_sequence;  // blocks of four frames in the sequence of a remainder
+  int64_t per_output;    // blocks that an output frame reads
+};
+
+Blocks blocks_of(const Depthwise& conv) {
+  const int64_t padded = conv.frames + 2 * conv.padding;
+  const int64_t longest = (padded + conv.dilation - 1) / conv.dilation;
+  const int64_t per_output = (conv.taps + 3 + 3) / 4;
+  return {(longest + 3) / 4 + per_output, per_output};
+}
+
+template <class V>
+int64_t scratch_of_worker(const Depthwise& conv) {
+  return conv.dilation * blocks_of(conv).per_sequence * 4 * V::lanes + kSlack;
+}
+
+template <class V>
+int64_t scratch_bytes(const Depthwise& conv, int threads) {
+  return threads * scratch_of_worker<V>(conv);
+}
+
+// Puts the frames of one vector of channels, padding included, into blocks.
+template <class V>
+void interleave(const Depthwise& conv, int64_t row, int64_t channel, uint8_t* to) {
+  alignas(64) uint8_t zeros[V::lanes];
+  std::memset(zeros, int(conv.zero), sizeof zeros);
+  const int64_t valid = conv.lengths[row];
+  const uint8_t* x = conv.x + row * conv.frames * conv.channels + channel;
+  const int64_t blocks = blocks_of(conv).per_sequence;
+  for (int64_t remainder = 0; remainder < conv.dilation; ++remainder) {
+    for (int64_t block = 0; block < blocks; ++block, to += 4 * V::lanes) {
+      const uint8_t* frames[4];
+      for (int i = 0; i < 4; ++i) {
+        const int64_t frame = remainder + conv.dilation * (4 * block + i) - conv.padding;
+        frames[i] = frame >= 0 && frame < valid ? x + frame * conv.channels : zeros;
+      }
+      V::interleave(frames, to);
+    }
+  }
+}
+
+// Four phases times B blocks of output frames, held in registers: out[frame][lane].
+template <class V, int B>
+void convolve(const uint8_t* x, const int8_t* weight, const int32_t* bias, int64_t taps,
+              int32_t* out) {
+  constexpr int vector = 4 * V::lanes;
+  typename V::Int sum[B][4];
+  for (auto& block : sum) for (auto& frame : block) frame = V::load(bias);
+  for (int64_t k = 0; k < taps; ++k, x += vector, weight += vector) {
+    const auto w0 = V::load_weights(weight);
+    const auto w1 = V::load_weights(weight + taps * vector);
+    const auto w2 = V::load_weights(weight + 2 * taps * vector);
+    const auto w3 = V::load_weights(weight + 3 * taps * vector);
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) {
+      const auto bytes = V::load_bytes(x + b * vector);
+      sum[b][0] = V::dot(sum[b][0], bytes, w0);
+      sum[b][1] = V::dot(sum[b][1], bytes, w1);
+      sum[b][2] = V::dot(sum[b][2], bytes, w2);
+      sum[b][3] = V::dot(sum[b][3], bytes, w3);
+    }
+  }
+  for (int b = 0; b < B; ++b) {
+    for (int i = 0; i < 4; ++i) V::store(out + (4 * b + i) * V::lanes, sum[b][i]);
+  }
+}
+
+template <class V, int B = V::blocks>
+void convolve(int blocks, const uint8_t* x, const int8_t* weight, const int32_t* bias,
+              int64_t taps, int32_t* out) {
+  if constexpr (B > 0) {
+    if (blocks == B) return convolve<V, B>(x, weight, bias, taps, out);
+    convolve<V, B - 1>(blocks, x, weight, bias, taps, out);
+  }
+}
+
+// Stride 1: every output frame of the sequences, several blocks at a time.
+template <class V>
+void convolve_sequences(const Depthwise& conv, const uint8_t* x, const int8_t* weight,
+                        const int32_t* bias, Tile at) {
+  alignas(64) int32_t tile[(4 * V::blocks + 1) * V::lanes];
+  const Blocks count = blocks_of(conv);
+  const int64_t first = at.first;
+  at.values = tile;
+  at.step = conv.dilation;
+  for (int64_t remainder = 0; remainder < conv.dilation; ++remainder) {
+    const int64_t frames = (conv.out_frames - remainder + conv.dilation - 1) / conv.dilation;
+    const int64_t blocks = frames > 0 ? (frames + 3) / 4 : 0;
+    const int64_t tiles = (blocks + V::blocks - 1) / V::blocks;
+    const uint8_t* sequence = x + remainder * count.per_sequence * 4 * V::lanes;
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t begin = blocks * i / tiles, end = blocks * (i + 1) / tiles;
+      at.first = first + remainder + 4 * begin * conv.dilation;
+      at.rows = int((end == blocks ? frames : 4 * end) - 4 * begin);
+      convolve<V>(int(end - begin), sequence + begin * 4 * V::lanes, weight, bias,
+                  count.per_output, tile);
+      emit<V>(conv.output, at);
+    }
+  }
+}
+
+// Any stride: one output frame after the other.
+template <class V>
+void convolve_frames(const Depthwise& conv, const uint8_t* x, const int8_t* weight,
+                     const int32_t* bias, Tile at) {
+  constexpr int vector = 4 * V::lanes;
+  alignas(64) int32_t tile[2 * V::lanes];
+  const Blocks count = blocks_of(conv);
+  at.values = tile;
+  at.rows = 1;
+  for (int64_t t = 0; t < conv.out_frames; ++t, ++at.first) {
+    const int64_t start = t * conv.stride, frame = start / conv.dilation;
+    const int64_t block = start % conv.dilation * count.per_sequence + frame / 4;
+    const uint8_t* bytes = x + block * vector;
+    const int8_t* shifted = weight + frame % 4 * count.per_output * vector;
+    typename V::Int sum = V::load(bias);
+    for (int64_t k = 0; k < count.per_output; ++k) {
+      sum = V::dot(sum, V::load_bytes(bytes + k * vector), V::load_weights(shifted + k * vector));
+    }
+    V::store(tile, sum);
+    emit<V>(conv.output, at);
+  }
+}
+
+template <class V>
+void run(const Depthwise& conv, const Worker& worker) {
+  const int64_t vectors = (conv.channels + V::lanes - 1) / V::lanes;
+  const int64_t weight_bytes = 4 * blocks_of(conv).per_output * 4 * V::lanes;
+  uint8_t* x = conv.scratch + worker.index * scratch_of_worker<V>(conv);
+  worker.share(conv.batch * vectors, [&](int64_t task) {
+    const int64_t row = task / vectors, vector = task % vectors, channel = vector * V::lanes;
+    const int64_t left = conv.channels - channel;
+    interleave<V>(conv, row, channel, x);
+    const Tile at = {nullptr, V::lanes, 0, left < V::lanes ? left : V::lanes, channel,
+                     row * conv.out_frames, 1};
+    const int8_t* weight = conv.weight + vector * weight_bytes;
+    if (conv.stride == 1) convolve_sequences<V>(conv, x, weight, conv.bias + channel, at);
+    else convolve_frames<V>(conv, x, weight, conv.bias + channel, at);
+  });
+}
+
+}  // namespace
+}  // namespace zq

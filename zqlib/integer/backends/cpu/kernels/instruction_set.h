@@ -1,0 +1,21 @@
+// What the library knows of the kernels compiled for one instruction set.
+#pragma once
+
+#include "arguments.h"
+#include "team.h"
+
+namespace zq {
+
+struct InstructionSet {
+  int lanes, panel_width;
+  void (*run)(const Step& step, const Worker& worker);
+  int64_t (*scratch_bytes)(const Step& step, int threads);
+};
+
+extern const InstructionSet portable;
+#if defined(__x86_64__)
+extern const InstructionSet avx2;
+extern const InstructionSet avx512_vnni;
+#endif
+
+}  // namespace zq

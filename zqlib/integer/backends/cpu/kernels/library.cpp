@@ -1,0 +1,74 @@
+// The C interface of the library.
+
+#include <cstring>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "instruction_set.h"
+
+namespace {
+
+using namespace zq;
+
+// By name; null for an unknown one, and for one that this processor lacks.
+const InstructionSet* find(const char* name) {
+  if (!std::strcmp(name, "portable")) return &portable;
+#if defined(__x86_64__)
+  const bool has_avx2 = __builtin_cpu_supports("avx2");
+  const bool has_vnni = has_avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512vnni");
+  if (has_avx2 && !std::strcmp(name, "avx2")) return &avx2;
+  if (has_vnni && !std::strcmp(name, "avx512_vnni")) return &avx512_vnni;
+#endif
+  return nullptr;
+}
+
+}  // namespace
+
+extern "C" {
+
+// 0: unknown, or not on this processor.
+int zq_lanes(const char* instruction_set) {
+  const InstructionSet* kernels = find(instruction_set);
+  return kernels ? kernels->lanes : 0;
+}
+
+int zq_panel_width(const char* instruction_set) { return find(instruction_set)->panel_width; }
+
+int64_t zq_scratch_bytes(const char* instruction_set, const Step* step, int threads) {
+  return find(instruction_set)->scratch_bytes(*step, threads);
+}
+
+// Runs the steps in order, on the calling thread and `threads - 1` others. Where the system refuses
+// to start as many, those that it has started do all the work.
+void zq_run(const char* instruction_set, const Step* steps, int64_t count, int threads) {
+  const InstructionSet* kernels = find(instruction_set);
+  std::optional<Team> team;
+  const auto work = [&](int index) {
+    const Worker worker{*team, index};
+    for (int64_t i = 0; i < count; ++i) kernels->run(steps[i], worker);
+  };
+  std::vector<std::thread> others;
+  std::mutex gate;  // closed until the size of the team is known
+  std::unique_lock<std::mutex> closed(gate);
+  try {
+    for (int index = 1; index < threads; ++index) {
+      others.emplace_back([&, index] {
+        std::unique_lock<std::mutex>{gate}.unlock();
+        work(index);
+      });
+    }
+  } catch (const std::system_error&) {
+  }
+  team.emplace(int(others.size()) + 1);
+  closed.unlock();
+  work(0);
+  for (auto& thread : others) thread.join();
+}
+
+}  // extern "C"

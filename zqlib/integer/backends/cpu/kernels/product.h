@@ -1,0 +1,81 @@
+// The product of unsigned activations and signed weights: a tile of some rows by one panel.
+#pragma once
+
+#include <cstddef>
+
+#include "arguments.h"
+
+namespace zq {
+namespace {
+
+// Two vectors of output channels side by side make a panel.
+template <class V>
+constexpr int panel_width = 2 * V::lanes;
+
+// The left operand: row r is the concatenation, over runs, of the bytes at
+// first + r * row_stride + run * run_stride. A dilated tap, or a tap along the frames of an image,
+// is a run of its own; the taps of other convolutions lie side by side and make one run.
+struct Rows {
+  const uint8_t* first;
+  ptrdiff_t row_stride, run_stride;
+  int64_t runs, run_bytes;
+
+  int64_t fours() const { return (run_bytes + 3) / 4; }
+  int64_t panel_bytes(int width) const { return runs * fours() * width * 4; }
+};
+
+// R rows by the first C vectors of a panel, held in registers: row r of out, `pitch` apart, is bias
+// + row r of x times the panel. A run is read in fours, up to 3 bytes beyond its end; the weights
+// there are 0.
+template <class V, int R, int C>
+void multiply(const Rows& x, const int8_t* panel, const int32_t* bias, int32_t* out,
+              int64_t pitch) {
+  typename V::Int sum[R][C];
+  for (auto& row : sum) for (int c = 0; c < C; ++c) row[c] = V::load(bias + c * V::lanes);
+  const int64_t fours = x.fours();
+  const ptrdiff_t stride = x.row_stride;
+  for (int64_t run = 0; run < x.runs; ++run) {
+    const uint8_t* row = x.first + run * x.run_stride;
+    for (int64_t k = 0; k < fours; ++k, row += 4, panel += 4 * panel_width<V>) {
+      typename V::Weights weights[C];
+      for (int c = 0; c < C; ++c) weights[c] = V::load_weights(panel + 4 * c * V::lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const auto bytes = V::broadcast(row + r * stride);
+        for (int c = 0; c < C; ++c) sum[r][c] = V::dot(sum[r][c], bytes, weights[c]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) V::store(out + r * pitch + c * V::lanes, sum[r][c]);
+  }
+}
+
+template <class V, int R = V::rows>
+void multiply(int rows, int64_t columns, const Rows& x, const int8_t* panel, const int32_t* bias,
+              int32_t* out, int64_t pitch) {
+  if constexpr (R > 0) {
+    if (rows < R) return multiply<V, R - 1>(rows, columns, x, panel, bias, out, pitch);
+    if (columns > V::lanes) multiply<V, R, 2>(x, panel, bias, out, pitch);
+    else multiply<V, R, 1>(x, panel, bias, out, pitch);
+  }
+}
+
+// All `rows` of x by the first `columns` of a panel, in tiles of nearly equal height, which are
+// given to done(tile, first row, rows).
+template <class V, class Done>
+void multiply_rows(int64_t rows, int64_t columns, const Rows& x, const int8_t* panel,
+                   const int32_t* bias, Done done) {
+  alignas(64) int32_t tile[V::rows * panel_width<V> + V::lanes];
+  const int64_t tiles = (rows + V::rows - 1) / V::rows;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t first = rows * i / tiles, height = rows * (i + 1) / tiles - first;
+    Rows part = x;
+    part.first += first * x.row_stride;
+    multiply<V>(int(height), columns, part, panel, bias, tile, panel_width<V>);
+    done(tile, first, int(height));
+  }
+}
+
+}  // namespace
+}  // namespace zq

@@ -1,0 +1,41 @@
+// A team of threads that lives for one run of a program. All of them walk through the same steps;
+// the tasks of a step go to whoever is free, and nobody goes on before the last task is done.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+
+namespace zq {
+
+class Team {
+ public:
+  explicit Team(int size) : size_(size) {}
+
+  int size() const { return size_; }
+  int64_t take() { return next_.fetch_add(1, std::memory_order_relaxed); }
+  void wait();  // until the whole team has called it
+
+ private:
+  const int size_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<int> arrived_{0};
+  std::atomic<int64_t> phase_{0};
+  std::mutex mutex_;
+  std::condition_variable released_;
+};
+
+// One thread's view of its team.
+struct Worker {
+  Team& team;
+  int index;
+
+  template <class Body>
+  void share(int64_t tasks, Body body) const {
+    for (int64_t task; (task = team.take()) < tasks;) body(task);
+    team.wait();
+  }
+};
+
+}  // namespace zq

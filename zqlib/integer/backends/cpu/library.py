@@ -1,0 +1,133 @@
+"""Compiles the kernels on first use, and loads them.
+
+The library is kept in the user's cache under the digest of everything that it is made of, so a
+changed source is compiled anew and an old library is never loaded. Compiling takes some ten
+seconds, once. The package itself stays pure Python: it installs and imports without a compiler.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from zqlib.errors import InputError
+from zqlib.files import atomic_output
+
+__all__ = ["Library", "library", "library_path"]
+
+_KERNELS = Path(__file__).parent / "kernels"
+# Sums wrap modulo 2^32, as those of the vector instructions do.
+_FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fwrapv", "-pthread")
+_SOURCES: dict[str, tuple[str, ...]] = {"library.cpp": (), "team.cpp": (), "portable.cpp": ()}
+_VNNI = ("f", "bw", "dq", "vl", "vnni")
+if platform.machine() in ("x86_64", "AMD64"):
+    _SOURCES["avx2.cpp"] = ("-mavx2",)
+    _SOURCES["avx512_vnni.cpp"] = (
+        *(f"-mavx512{part}" for part in _VNNI),
+        "-mprefer-vector-width=512",
+    )
+
+
+class Library:
+    """The C interface of the compiled kernels; see `kernels/library.cpp`."""
+
+    def __init__(self, path: Path) -> None:
+        loaded = ctypes.CDLL(str(path))
+        self._lanes, self._panel_width = loaded.zq_lanes, loaded.zq_panel_width
+        self._scratch_bytes, self._run = loaded.zq_scratch_bytes, loaded.zq_run
+        self._lanes.argtypes = self._panel_width.argtypes = [ctypes.c_char_p]
+        self._scratch_bytes.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
+        self._scratch_bytes.restype = ctypes.c_int64
+        self._run.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
+        self._run.restype = None
+
+    def lanes(self, instruction_set: str) -> int:
+        """int32 lanes of a vector; 0 where the processor lacks the instruction set."""
+        return int(self._lanes(instruction_set.encode()))
+
+    def panel_width(self, instruction_set: str) -> int:
+        """Output channels of a panel of weights."""
+        return int(self._panel_width(instruction_set.encode()))
+
+    def scratch_bytes(self, instruction_set: str, step: int, threads: int) -> int:
+        """Memory that the step at an address needs besides its tensors."""
+        return int(self._scratch_bytes(instruction_set.encode(), step, threads))
+
+    def run(self, instruction_set: str, steps: int, count: int, threads: int) -> None:
+        """Run `count` steps that lie at an address."""
+        self._run(instruction_set.encode(), steps, count, threads)
+
+
+@cache
+def library() -> Library:
+    """The kernels, compiled if need be.
+
+    Raises:
+        InputError: there is no C++ compiler, it fails, or the cache cannot be written.
+    """
+    path = library_path()
+    if not path.is_file():
+        with atomic_output(path) as temporary:
+            _compile(temporary)
+    try:
+        return Library(path)
+    except OSError as error:
+        raise InputError(
+            f"The compiled kernels {path} cannot be loaded ({error}); delete the file."
+        ) from error
+
+
+def library_path() -> Path:
+    """Where the library of these sources lies, or will lie."""
+    digest = hashlib.sha256(repr((_compiler(), _FLAGS, _SOURCES, platform.machine())).encode())
+    for path in sorted(_KERNELS.iterdir()):
+        digest.update(path.name.encode() + path.read_bytes())
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cached / "zqlib" / f"kernels-{digest.hexdigest()[:16]}.so"
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CXX") or "c++")
+
+
+def _compile(target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        objects = {Path(folder, f"{name}.o"): name for name in _SOURCES}
+        _call(
+            [*_compiler(), *_FLAGS, *_SOURCES[name], "-c", str(_KERNELS / name), "-o", str(path)]
+            for path, name in objects.items()
+        )
+        link = [*_compiler(), "-shared", "-pthread", *map(str, objects), "-o", str(target)]
+        _call([link])
+
+
+def _call(commands: Iterable[list[str]]) -> None:
+    """Run commands side by side.
+
+    Raises:
+        InputError: one of them cannot be started or fails.
+    """
+    try:
+        started = [
+            subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for c in commands
+        ]
+    except OSError as error:
+        raise InputError(
+            f"The engine cpu compiles its kernels with {_compiler()[0]!r}, which cannot be run "
+            f"({error.strerror}); install a C++17 compiler or name one in CXX."
+        ) from error
+    said = [process.communicate()[1] for process in started]
+    for process, errors in zip(started, said, strict=True):
+        if process.returncode:
+            first = next((line for line in errors.splitlines() if "error" in line), errors[:200])
+            raise InputError(
+                f"The engine cpu could not compile its kernels with {_compiler()[0]!r} "
+                f"({first.strip()}); name a C++17 compiler in CXX."
+            )

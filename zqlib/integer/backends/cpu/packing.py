@@ -1,0 +1,79 @@
+"""Weights, biases and multipliers in the order in which the kernels read them, as numpy arrays."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+__all__ = ["Array", "aligned", "pack_bias", "pack_depthwise", "pack_panels", "pad_channels"]
+
+Array = npt.NDArray[Any]
+
+_VECTOR = 32  # channels beyond the last one that a kernel may read
+
+
+def pack_panels(runs: Array, width: int) -> Array:
+    """Weights of a matrix product.
+
+    Args:
+        runs: (out, runs, bytes) int8: what each output multiplies with the bytes of each run.
+        width: of a panel, in outputs.
+
+    Returns:
+        (panels, runs, fours, width, 4) int8, zero beyond the last output and the last byte.
+    """
+    out, count, depth = runs.shape
+    padded = np.pad(runs, ((0, -out % width), (0, 0), (0, -depth % 4)))
+    panels = padded.reshape(-1, width, count, padded.shape[2] // 4, 4)
+    return np.ascontiguousarray(panels.transpose(0, 2, 3, 1, 4))
+
+
+def pack_depthwise(weight: Array, lanes: int) -> Array:
+    """Weights of a depthwise convolution in its four phases.
+
+    Args:
+        weight: (channels, taps) int8.
+        lanes: of a vector.
+
+    Returns:
+        (vectors, 4 phases, fours, lanes, 4) int8: in phase p, tap k lies at place p + k.
+    """
+    channels, taps = weight.shape
+    fours = (taps + 3 + 3) // 4
+    phases = np.zeros((4, channels + -channels % lanes, 4 * fours), np.int8)
+    for phase in range(4):
+        phases[phase, :channels, phase : phase + taps] = weight
+    split = phases.reshape(4, -1, lanes, fours, 4)
+    return np.ascontiguousarray(split.transpose(1, 0, 3, 2, 4))
+
+
+def pack_bias(bias: Tensor | None, weight: Tensor, zero: int) -> Array:
+    """The bias less what the offset `zero` of the input's bytes adds to it, modulo 2^32.
+
+    Args:
+        bias: (out,) int32 or None.
+        weight: (out, ...) int8.
+        zero: the byte that stands for 0.
+
+    Returns:
+        (out + padding,) int32.
+    """
+    folded = -zero * weight.long().flatten(1).sum(1).numpy()
+    if bias is not None:
+        folded = folded + bias.long().numpy()
+    return pad_channels(folded.astype(np.int32), 0)
+
+
+def aligned(values: Array) -> Array:
+    """A copy that begins on a cache line, so that no vector of weights lies on two."""
+    memory = np.empty(values.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+def pad_channels(values: Array, fill: int) -> Array:
+    """One value per channel, with room for the vectors that read beyond the last."""
+    return np.pad(values, (0, _VECTOR + -len(values) % _VECTOR), constant_values=fill)
