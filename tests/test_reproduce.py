@@ -113,6 +113,7 @@ def test_the_ablations_stand_beside_the_first_scheme(done: Path) -> None:
     assert set(found) == {("float", ""), ("w8a8", ""), ("w8a8", "mse")}  # no stream to narrow
     methods = [found["w8a8", name].provenance["scheme"]["range_method"] for name in ("", "mse")]
     assert methods == ["minmax", "mse"]
+    assert {r.engine for r in records if r.scheme != "float"} == {"cpu"}
 
 
 def test_the_layers_leave_their_record(done: Path) -> None:
@@ -145,7 +146,7 @@ def test_notebooks_are_executed_and_show_their_records(done: Path, name: str) ->
 def test_a_repetition_gives_the_same_bytes(done: Path) -> None:
     before = contents(done / "results")
     # notebooks, records of a synthesis, layers and word errors, and hypotheses
-    assert len(before) == 4 + 1 + 1 + (4 + 3) + (4 + 1)
+    assert len(before) == 4 + 1 + 1 + (4 + 3) + (4 + 2)
     reproduce(done, "smoke", force=True)
     assert contents(done / "results") == before
 
@@ -394,7 +395,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(done: Path, root: Path) -> None:
     expected = {
         name: content
         for name, content in contents(done / "results").items()
-        if "/wer" in name or ("hypotheses" in name and "mse" not in name)
+        if "/wer" in name or ("hypotheses" in name and "_cpu_" not in name)
     }
     assert contents(root / "results") == expected
 

@@ -24,7 +24,7 @@ from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit, ModelSource, Profile
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import load_quantized, quantize
-from zqlib.recognition import FloatRecogniser, IntegerRecogniser
+from zqlib.recognition import Engine, FloatRecogniser, IntegerRecogniser
 from zqlib.results import Record, commit, device_name, provenance
 from zqlib.scoring import System, cache_key, data_digest, score_systems
 from zqlib.synthesis import (
@@ -135,7 +135,10 @@ def wer_experiment(parameters: Parameters) -> list[Record]:
 
 
 def ablation_experiment(parameters: Parameters) -> list[Record]:
-    """Score variations of a profile's first scheme, beside it and the float model."""
+    """Score variations of a profile's first scheme, beside it and the float model.
+
+    They are many, so they run on the backend `cpu`, whose integers are those of the reference.
+    """
     profile = parameters.load_profile()
     root = parameters.root
     records: list[Record] = []
@@ -151,7 +154,8 @@ def ablation_experiment(parameters: Parameters) -> list[Record]:
         for scheme, name in variants.items():
             recipe = _Recipe(scheme, "synthetic", profile.synthesis)
             program = _program(root, model, path, recipe)
-            systems.append(replace(_integer_system("ablation", program, recipe), variant=name))
+            system = _integer_system("ablation", program, recipe, "cpu")
+            systems.append(replace(system, variant=name))
         records += _score_on_all_splits(root, profile, source, model, systems)
     return _some(records)
 
@@ -263,8 +267,10 @@ def _float_system(experiment: str, model: CTCModel) -> System:
     return System(experiment, "float", "none", FloatRecogniser(model), model.size_mb)
 
 
-def _integer_system(experiment: str, program: Path, recipe: _Recipe) -> System:
-    recogniser = IntegerRecogniser(load_quantized(program))
+def _integer_system(
+    experiment: str, program: Path, recipe: _Recipe, engine: Engine = "reference"
+) -> System:
+    recogniser = IntegerRecogniser(load_quantized(program), engine)
     size_mb = program.stat().st_size / 1e6
     return System(experiment, recipe.scheme.name, recipe.calibration, recogniser, size_mb)
 

@@ -19,7 +19,7 @@ from zqlib.integer import reference
 from zqlib.integer.backends import cpu
 from zqlib.integer.program import Program, TensorType
 from zqlib.models import load_model
-from zqlib.quantization.scheme import preset, usual_ranges
+from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
 from zqlib.quantized_model import quantize
 
 MINI = Path(zqlib.__file__).parent / "checkpoints" / "mini-quartznet.nemo"
@@ -52,10 +52,19 @@ def test_tiny_networks(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_tiny_conformer(scheme: str) -> None:
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        *map(preset, SCHEMES),
+        QuantScheme(unsigned_relu=False, offset_swish=False),
+        QuantScheme(stream_bits=8, gate_bits=8),
+        QuantScheme(stream_bits=12, gate_bits=10),
+    ],
+    ids=str,
+)
+def test_tiny_conformer(scheme: QuantScheme) -> None:
     network, features = tiny_conformer.network(), tiny_conformer.features()
-    program, x = tiny_conformer.lowered(network, features, preset(scheme))
+    program, x = tiny_conformer.lowered(network, features, scheme)
     for threads in (1, 2):
         assert_same(program, x, tiny_conformer.LENGTHS, threads)
     assert_same(program, x[:1, :, :50].contiguous(), torch.tensor([50]))
