@@ -91,8 +91,9 @@ def test_float_is_the_network(name: str) -> None:
         expected, expected_lengths = given.network(given.features, given.lengths)
     assert torch.equal(lengths, expected_lengths)
     assert logprobs.shape == expected.shape
-    difference = valid(logprobs, lengths) - valid(expected, lengths)
-    assert float(difference.abs().max()) < 1e-4
+    # relative too: sums of a random network are large, and their order depends on the threads
+    pair = valid(logprobs, lengths), valid(expected, lengths)
+    torch.testing.assert_close(*pair, rtol=1e-5, atol=1e-4)
     count = count_layers(model)
     assert (len(count.integer), len(count.float)) == (0, given.layers)
 

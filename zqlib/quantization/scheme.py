@@ -86,8 +86,8 @@ class QuantScheme:
 def usual_ranges(family: str) -> RangeMethod:
     """The range method that a family takes unless told otherwise.
 
-    A Conformer's activations have outliers that min/max pays dearly for; QuartzNet and Jasper lose
-    more by clipping theirs (the page *What each choice is worth* has the measurements).
+    A Conformer's activations have outliers that min/max pays for; for QuartzNet and Jasper no
+    method is better on all data (measured on the pages *What each choice is worth*).
     """
     return "mse" if family == "conformer" else "minmax"
 
