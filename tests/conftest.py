@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import sys
 import tarfile
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoints import SYNTHESIS, checkpoint, quantized, write_corpus
 
 from zqlib import cli
 
@@ -75,3 +77,21 @@ def zq(
         return code if isinstance(code, int) else 0, captured.out, captured.err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint, its program, three recordings, and settings of a fast synthesis."""
+    folder = tmp_path_factory.mktemp("prepared")
+    quantized(checkpoint(folder)).save(folder / "tiny0.zq")
+    write_corpus(folder, 3)
+    (folder / "fast.json").write_text(json.dumps(SYNTHESIS.to_json()))
+    return folder
+
+
+@pytest.fixture
+def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder; the models and recordings lie in `prepared`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZQ_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
+    return tmp_path

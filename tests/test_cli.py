@@ -17,9 +17,7 @@ from typing import Any
 import pytest
 from checkpoints import (
     SYNTHESIS,
-    checkpoint,
     listen_to_interrupts,
-    quantized,
     write_audio,
     write_checkpoint,
     write_corpus,
@@ -37,23 +35,6 @@ COMMANDS = (
     "quantize", "export", "transcribe", "evaluate", "reproduce", "results", "corpus", "train"
 )  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    quantized(checkpoint(folder)).save(folder / "tiny0.zq")
-    write_corpus(folder, 3)
-    (folder / "fast.json").write_text(json.dumps(SYNTHESIS.to_json()))
-    return folder
-
-
-@pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder; the models and recordings lie in `prepared`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZQ_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
-    return tmp_path
 
 
 def left(folder: Path) -> list[str]:

@@ -21,6 +21,7 @@ __all__ = [
     "Hypothesis",
     "PairedDifference",
     "WordErrorRate",
+    "best_path",
     "decode_batch",
     "greedy_ctc",
     "hypothesis_line",
@@ -79,6 +80,11 @@ class PairedDifference:
     ci95: tuple[float, float]
 
 
+def best_path(tokens: Sequence[int], blank: int) -> list[int]:
+    """Token ids of valid frames with repeats merged, then the blank, the last class, dropped."""
+    return [token for token, _ in itertools.groupby(tokens) if token < blank]
+
+
 def greedy_ctc(tokens: Sequence[int], labels: Sequence[str]) -> str:
     """Merge repeats, drop blanks, join: the text of the best path.
 
@@ -88,8 +94,7 @@ def greedy_ctc(tokens: Sequence[int], labels: Sequence[str]) -> str:
         tokens: token ids of the valid frames; the blank is `len(labels)`.
         labels: the text of each class.
     """
-    merged = (token for token, _ in itertools.groupby(tokens))
-    text = "".join(labels[token] for token in merged if token < len(labels))
+    text = "".join(labels[token] for token in best_path(tokens, len(labels)))
     return " ".join(text.replace("\u2581", " ").split())
 
 

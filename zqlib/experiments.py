@@ -173,8 +173,6 @@ def layers_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
         split = next(_splits(profile, source), None)
         if split is None:
             continue
-        if split is None:
-            continue
         path, manifest = source.resolve(root), split.resolve(root)
         model = load_model(path)
         utterances = read_manifest(manifest)[:_COMPARED]

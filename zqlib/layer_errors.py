@@ -13,6 +13,7 @@ from zqlib.quantization.calibrate import activation_levels, calibrate, zero_poin
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import logits_step, lower
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantized_model import round_features
 
 __all__ = ["TensorError", "tensor_errors"]
 
@@ -75,16 +76,11 @@ def tensor_errors(
     scales = calibrate(graph, batches, scheme)
     program = lower(graph, scales, scheme)
     levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
-    step = {
-        **scales,
-        graph.logits: logits_step(graph, scales, scheme),
-    }
+    step = {**scales, graph.logits: logits_step(graph, scales, scheme)}
     sums = {name: _Sums() for name in step}
     for feature in features:
         x, lengths = feature[None], torch.tensor([feature.shape[1]])
-        low, high = levels[graph.input]
-        kind = program.tensors[program.input].dtype
-        quantized = torch.round(x / scales[graph.input]).clamp(low, high).to(kind)
+        quantized = round_features(program, scales[graph.input], x)
         integers = {graph.input: quantized}
         reference.run(program, quantized, lengths, integers.__setitem__)
         integers[graph.logits] = integers[program.logits]

@@ -18,7 +18,7 @@ from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["QuantizedModel", "load_quantized", "quantize"]
+__all__ = ["QuantizedModel", "load_quantized", "quantize", "round_features"]
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,8 @@ class QuantizedModel:
     calibration: dict[str, Any]
 
     def quantize_features(self, features: Tensor) -> Tensor:
-        """Round features to the program's input type; the last float operation.
-
-        Args:
-            features: float32 of any shape.
-
-        Returns:
-            int8 of the same shape: round(x / scale), half to even, clamped.
-        """
-        kind = self.program.tensors[self.program.input]
-        scaled = torch.round(features / self.input_scale)
-        return scaled.clamp(kind.low, kind.high).to(kind.dtype)
+        """See `round_features`."""
+        return round_features(self.program, self.input_scale, features)
 
     def save(self, path: Path) -> None:
         """Write a `.zq` file, atomically."""
@@ -70,6 +61,21 @@ class QuantizedModel:
             "calibration": self.calibration,
         }
         save_program(path, self.program, metadata, {"mel_filters": self.front_end.filters})
+
+
+def round_features(program: Program, input_scale: float, features: Tensor) -> Tensor:
+    """Round features to a program's input type; the last float operation.
+
+    Args:
+        program: what will read them.
+        input_scale: real value of one step.
+        features: float32 of any shape.
+
+    Returns:
+        int8 of the same shape: round(x / scale), half to even, clamped.
+    """
+    kind = program.tensors[program.input]
+    return torch.round(features / input_scale).clamp(kind.low, kind.high).to(kind.dtype)
 
 
 def load_quantized(path: Path) -> QuantizedModel:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from checkpoints import SYNTHESIS, checkpoint, quantized, write_audio, write_corpus
+from checkpoints import write_audio
 from test_cli import left, one_sentence
 
 from zqlib.audio import audio_features, pad_features
@@ -23,22 +23,6 @@ from zqlib.quantized_model import load_quantized
 from zqlib.recognition import load_recogniser, transcribe
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    quantized(checkpoint(folder)).save(folder / "tiny0.zq")
-    write_corpus(folder, 3)
-    (folder / "fast.json").write_text(json.dumps(SYNTHESIS.to_json()))
-    return folder
-
-
-@pytest.fixture
-def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ZQ_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
-    return tmp_path
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:

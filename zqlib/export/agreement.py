@@ -1,8 +1,8 @@
 """The same utterances through every form of a model: how far do they agree?"""
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import onnx
 import torch
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from zqlib.audio import audio_features
 from zqlib.corpora.manifest import Utterance
-from zqlib.evaluation import Hypothesis, greedy_ctc, word_error_rate
+from zqlib.evaluation import Hypothesis, best_path, greedy_ctc, word_error_rate
 from zqlib.export.inspection import LayerCount, count_layers
 from zqlib.export.onnx_float import export_float
 from zqlib.export.onnx_integer import export_integer
@@ -24,6 +24,7 @@ from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import logits_step, lower
 from zqlib.quantization.rounding import round_convolutions
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantized_model import round_features
 
 __all__ = ["Agreement", "agreement"]
 
@@ -77,10 +78,8 @@ def agreement(
     graph = fold(model.network, scheme)
     scales = calibrate(round_convolutions(graph), batches, scheme)
     program = lower(graph, scales, scheme)
-    step, kind = logits_step(graph, scales, scheme), program.tensors[program.input]
-
-    def quantize(x: Tensor) -> Tensor:
-        return torch.round(x / scales[graph.input]).clamp(kind.low, kind.high).to(kind.dtype)
+    step = logits_step(graph, scales, scheme)
+    quantize = partial(round_features, program, scales[graph.input])
 
     def of_reference(x: Tensor, lengths: Tensor) -> Tensor:
         logits = reference.run(program, quantize(x), lengths).logits
@@ -147,7 +146,7 @@ def _compare(
         ]
     )
     same = [
-        _merged(tokens, len(labels)) == _merged(expected, len(labels))
+        best_path(tokens, len(labels)) == best_path(expected, len(labels))
         for (tokens, _), (expected, _) in zip(heard[name], heard["reference"], strict=True)
     ]
     return Agreement(
@@ -158,7 +157,3 @@ def _compare(
         max_difference=max(difference for _, difference in heard[name]),
         layers=count_layers(file) if file else None,
     )
-
-
-def _merged(tokens: list[int], blank: int) -> list[int]:
-    return [token for token, _ in itertools.groupby(tokens) if token != blank]

@@ -20,6 +20,7 @@ __all__ = [
     "Operator",
     "Positions",
     "Product",
+    "ReadsInput",
     "Requantize",
     "Sigmoid",
     "Swish",
@@ -29,8 +30,19 @@ __all__ = [
 _Size = TypeVar("_Size", int, Tensor)
 
 
+class ReadsInput:
+    """An operator that reads one tensor, its `input`."""
+
+    input: str
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the tensors that it reads."""
+        return (self.input,)
+
+
 @dataclass(frozen=True, eq=False)
-class Conv1d:
+class Conv1d(ReadsInput):
     """acc[o, t] = bias[o] + sum over i, k of weight[o, i, k] * x[i, stride * t + dilation * k - p].
 
     Attributes:
@@ -49,11 +61,6 @@ class Conv1d:
     padding: int
     dilation: int
     groups: int
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames after the convolution, (batch,) int64."""
@@ -86,21 +93,16 @@ class Requantize:
 
 
 @dataclass(frozen=True)
-class Argmax:
+class Argmax(ReadsInput):
     """The channel of the largest value per frame, the first one of equals: (batch, 1, frames)."""
 
     name: str
     input: str
     output: str
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, eq=False)
-class Conv2d:
+class Conv2d(ReadsInput):
     """A dense convolution over frames and bands, stride and padding the same along both.
 
     The channels of its tensors are planes times bands, the bands of a plane side by side.
@@ -121,11 +123,6 @@ class Conv2d:
     padding: int
     bands: int
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames after the convolution, (batch,) int64."""
         return self.reduced(lengths)
@@ -136,7 +133,7 @@ class Conv2d:
 
 
 @dataclass(frozen=True, eq=False)
-class LayerNorm:
+class LayerNorm(ReadsInput):
     """LayerNorm over the channels of every frame."""
 
     name: str
@@ -144,14 +141,9 @@ class LayerNorm:
     output: str
     constants: LayerNormConstants
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, eq=False)
-class Sigmoid:
+class Sigmoid(ReadsInput):
     """The logistic function of each element; `high` stands for one.
 
     Attributes:
@@ -165,14 +157,9 @@ class Sigmoid:
     exponent: tuple[Tensor, Tensor]
     high: int
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, eq=False)
-class Swish:
+class Swish(ReadsInput):
     """Each element times its logistic function.
 
     Attributes:
@@ -189,11 +176,6 @@ class Swish:
     gain: tuple[Tensor, Tensor]
     zero: int = 0
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
 
 @dataclass(frozen=True)
 class Product:
@@ -205,7 +187,7 @@ class Product:
 
 
 @dataclass(frozen=True, eq=False)
-class Positions:
+class Positions(ReadsInput):
     """Rows for the distances n - 1 ... 1 - n between the n frames of `input`, for one utterance.
 
     Attributes:
@@ -217,11 +199,6 @@ class Positions:
     input: str
     output: str
     table: Tensor
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from zqlib.integer.operators import ReadsInput
+
 __all__ = [
     "Accumulating",
     "Activation",
@@ -21,8 +23,19 @@ __all__ = [
 ]
 
 
+class _NamesOutput:
+    """An operator whose output gets quantized: the tensor is named as the operator."""
+
+    name: str
+
+    @property
+    def output(self) -> str:
+        """Name of the tensor."""
+        return self.name
+
+
 @dataclass(frozen=True, eq=False)
-class FloatConv:
+class FloatConv(ReadsInput):
     """A convolution with its BatchNorm folded into `weight` and `bias`.
 
     Attributes:
@@ -40,14 +53,9 @@ class FloatConv:
     dilation: int = 1
     groups: int = 1
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(_NamesOutput):
     """The sum of its inputs, clipped at zero if `relu`: a tensor that gets quantized.
 
     Attributes:
@@ -67,14 +75,9 @@ class Activation:
         """Names of the tensors that it reads."""
         return self.inputs
 
-    @property
-    def output(self) -> str:
-        """The tensor is named as the activation."""
-        return self.name
-
 
 @dataclass(frozen=True, eq=False)
-class FloatConv2d:
+class FloatConv2d(ReadsInput):
     """A convolution over frames and bands, as many of both strided and padded.
 
     A tensor's channels are then its planes times its bands, the bands of a plane side by side.
@@ -92,14 +95,9 @@ class FloatConv2d:
     stride: int
     padding: int
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
 
 @dataclass(frozen=True, eq=False)
-class FloatLayerNorm:
+class FloatLayerNorm(ReadsInput, _NamesOutput):
     """LayerNorm over the channels of each frame: a tensor that gets quantized.
 
     Attributes:
@@ -114,34 +112,14 @@ class FloatLayerNorm:
     eps: float
     bits: int | None = None
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
-    @property
-    def output(self) -> str:
-        """The tensor is named as the layer."""
-        return self.name
-
 
 @dataclass(frozen=True)
-class FloatFunction:
+class FloatFunction(ReadsInput, _NamesOutput):
     """A function of each element of a quantized tensor: a tensor that gets quantized."""
 
     name: str
     input: str
     function: Literal["swish", "sigmoid"]
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
-    @property
-    def output(self) -> str:
-        """The tensor is named as the function."""
-        return self.name
 
     def __call__(self, x: Tensor) -> Tensor:
         """The function, of any tensor of floats."""
@@ -158,22 +136,12 @@ class FloatProduct:
 
 
 @dataclass(frozen=True)
-class FloatPositions:
+class FloatPositions(ReadsInput, _NamesOutput):
     """The sinusoids of all distances between the frames of `input`, for attention to read."""
 
     name: str
     input: str
     channels: int
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of the tensors that it reads."""
-        return (self.input,)
-
-    @property
-    def output(self) -> str:
-        """The tensor is named as the operator."""
-        return self.name
 
 
 @dataclass(frozen=True, eq=False)
