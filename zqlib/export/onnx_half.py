@@ -2,6 +2,7 @@
 
 import onnx
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+from onnxruntime.transformers.onnx_model import OnnxModel
 
 __all__ = ["to_float16"]
 
@@ -22,9 +23,11 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
         angles += [s for s in sources if s.op_type != "Shape" and s not in angles]
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    return convert_float_to_float16(
+    half: onnx.ModelProto = convert_float_to_float16(
         copy,
         keep_io_types=True,
         op_block_list=DEFAULT_OP_BLOCK_LIST,
         node_block_list=[node.name for node in angles],
     )
+    OnnxModel.graph_topological_sort(half.graph)  # it appends its casts
+    return half

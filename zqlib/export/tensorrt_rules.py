@@ -89,25 +89,27 @@ class Violation:
         return f"{self.name} breaks the rule: {self.rule.text} ({self.rule.source})"
 
 
-def weighted_nodes(model: onnx.ModelProto) -> list[NodeProto]:
-    """The convolutions, and the matrix products with a stored (dequantized) weight."""
+def weighted_nodes(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions, and the matrix products with a stored (dequantized) weight."""
     return _Graph(model).weighted
 
 
-def violations(model: onnx.ModelProto) -> list[Violation]:
+def violations(model: onnx.ModelProto, quantized: bool = True) -> list[Violation]:
     """Everything in a model that breaks a rule, in the order of its nodes.
 
     Args:
-        model: as `zqlib.export.onnx_qdq.export_qdq` writes it, in the flavour s8s8.
+        model: as `zqlib.export` writes it.
+        quantized: whether its layers should be quantized, as in the flavour s8s8.
     """
-    graph = _Graph(model)
+    graph = _Graph(model, quantized)
     return [*_of_model(model), *(v for node in model.graph.node for v in _of_node(graph, node))]
 
 
 class _Graph:
     """Who writes and who reads each tensor, and of which type it is."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, quantized: bool = True) -> None:
+        self.quantized = quantized
         inferred = shape_inference.infer_shapes(model).graph
         values = [*inferred.input, *inferred.output, *inferred.value_info]
         self.stored = {t.name: t for t in model.graph.initializer}
@@ -118,7 +120,8 @@ class _Graph:
         for node in model.graph.node:
             for name in node.input:
                 self.readers.setdefault(name, []).append(node)
-        self.weighted = [n for n in model.graph.node if n.op_type == "Conv" or self._is_linear(n)]
+        weighted = (n.name for n in model.graph.node if n.op_type == "Conv" or self._is_linear(n))
+        self.weighted = list(weighted)
 
     def written_by(self, name: str, kind: str) -> NodeProto | None:
         """The node of that kind that writes a tensor."""
@@ -158,7 +161,7 @@ def _of_node(graph: _Graph, node: NodeProto) -> Iterator[Violation]:
         yield Violation(Rule.TYPE, node.name)
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         yield from _of_rounding(graph, node)
-    elif any(node.name == weighted.name for weighted in graph.weighted):
+    elif graph.quantized and node.name in graph.weighted:
         yield from _of_layer(graph, node)
     elif node.op_type == "Relu" and _is_rounded_convolution(graph, node.input[0]):
         yield Violation(Rule.FUSION, node.name)
