@@ -177,7 +177,8 @@ class FloatWriter(GraphBuilder):
         match operator:
             case FloatConv() if operator.name in self.linear:
                 weight, bias = self.parameters(operator)
-                value = self.add("MatMul", self.operand(operator, "frames", False), weight)
+                data = self.operand(operator, "frames", False)
+                value = self.add("MatMul", data, weight, output=operator.name)
                 self.keep(name, "frames", self.add("Add", value, bias) if bias else value)
             case FloatConv() | FloatConv2d():
                 layout = "planes" if isinstance(operator, FloatConv2d) else self.convolved
@@ -223,6 +224,7 @@ class FloatWriter(GraphBuilder):
             "Conv",
             self.operand(conv, layout, masked=taps > 1 or conv.padding > 0),
             *filter(None, self.parameters(conv)),
+            output=conv.name,
             kernel_shape=axes(taps, 1),
             strides=axes(conv.stride, 1),
             dilations=axes(dilation, 1),

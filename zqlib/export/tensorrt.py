@@ -260,7 +260,8 @@ class TensorRTRunner:
         for index in range(self._engine.num_io_tensors):
             name = self._engine.get_tensor_name(index)
             dtype = _DTYPES[self._engine.get_tensor_dtype(name)]
-            size = tuple(context.get_tensor_shape(name))
+            found = context.get_tensor_shape(name)
+            size = [found[axis] for axis in range(len(found))]
             buffers[name] = torch.zeros(size, dtype=dtype, device="cuda")
             context.set_tensor_address(name, buffers[name].data_ptr())
         buffers["length"].fill_(shape[-1])
