@@ -131,11 +131,12 @@ def _bytes(memory: trt.IHostMemory) -> bytes:
 
 
 def _require_int8(layers: list[EngineLayer], model: onnx.ModelProto) -> None:
-    if failed := not_int8(layers, weighted_nodes(model)):
+    weighted = weighted_nodes(model)
+    if failed := not_int8(layers, weighted):
         name, precision = next(iter(failed.items()))
         raise InputError(
-            f"{len(failed)} convolutions or linear layers do not run in INT8, the first is {name} "
-            f"({precision}); try another version of TensorRT, or export fp16."
+            f"{len(failed)} of {len(weighted)} convolutions and linear layers do not provably run "
+            f"in INT8, first {name} ({precision}); try another version of TensorRT, or fp16."
         )
 
 
