@@ -16,8 +16,8 @@ RECORD = EngineRecord(
 
 def test_a_profile_gives_three_shapes_of_each_input() -> None:
     shapes = Profile((1, 2, 4), (10, 20, 30)).shapes(80)
-    assert shapes["audio_signal"] == ((1, 80, 10), (2, 80, 20), (4, 80, 30))
-    assert shapes["length"] == ((1,), (2,), (4,))
+    assert shapes["audio_signal"] == [(1, 80, 10), (2, 80, 20), (4, 80, 30)]
+    assert shapes["length"] == [(1,), (2,), (4,)]
 
 
 def test_ranges_are_read() -> None:

@@ -8,12 +8,23 @@ from typing import Any, Literal, get_args
 from zqlib.errors import InputError
 from zqlib.files import read_json
 
-__all__ = ["EngineRecord", "Precision", "Profile", "Range", "Shape", "parse_range"]
+__all__ = [
+    "EngineRecord",
+    "Precision",
+    "Profile",
+    "Range",
+    "Shape",
+    "Shapes",
+    "parse_range",
+    "record_path",
+]
 
 Precision = Literal["int8", "fp16", "fp32"]
 Range = tuple[int, int, int]
 """Least, usual and greatest size of an axis; the engine is tuned for the usual one."""
 Shape = tuple[int, ...]
+Shapes = dict[str, list[Shape]]
+"""Least, usual and greatest shape by input."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +39,13 @@ class Profile:
     batch: Range = (1, 1, 8)
     frames: Range = (16, 1000, 3000)
 
-    def shapes(self, mels: int) -> dict[str, tuple[Shape, Shape, Shape]]:
-        """Least, usual and greatest shape of each input."""
-        low, usual, high = zip(self.batch, self.frames, strict=True)
-        signal = tuple((batch, mels, frames) for batch, frames in (low, usual, high))
-        lengths = tuple((batch,) for batch, _ in (low, usual, high))
-        return {"audio_signal": signal, "length": lengths}  # type: ignore[dict-item]
+    def shapes(self, mels: int) -> Shapes:
+        """Of the inputs of a model that reads `mels` bands."""
+        pairs = list(zip(self.batch, self.frames, strict=True))
+        return {
+            "audio_signal": [(batch, mels, frames) for batch, frames in pairs],
+            "length": [(batch,) for batch, _ in pairs],
+        }
 
 
 def parse_range(text: str) -> Range:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zqlib.errors import InputError
-from zqlib.export.engine import EngineRecord, Precision, Profile, Shape
+from zqlib.export.engine import EngineRecord, Precision, Profile, Shape, Shapes
 from zqlib.export.tensorrt_layers import EngineLayer, engine_layers, not_int8
 from zqlib.export.tensorrt_rules import violations, weighted_nodes
 from zqlib.files import atomic_output
@@ -31,12 +31,7 @@ except ImportError as error:
 
 __all__ = ["TensorRTRunner", "build_engine", "inspect_engine", "require_device"]
 
-_DTYPES = {
-    trt.DataType.FLOAT: torch.float32,
-    trt.DataType.HALF: torch.float16,
-    trt.DataType.INT64: torch.int64,
-    trt.DataType.INT32: torch.int32,
-}
+_DTYPES = {trt.DataType.FLOAT: torch.float32, trt.DataType.INT64: torch.int64}
 _KEPT_SHAPES = 16
 
 
@@ -98,9 +93,7 @@ def build_engine(
     )
 
 
-def _build(
-    model: bytes, shapes: dict[str, tuple[Shape, Shape, Shape]], timing_cache: Path
-) -> bytes:
+def _build(model: bytes, shapes: Shapes, timing_cache: Path) -> bytes:
     logger = trt.Logger(trt.Logger.WARNING)
     builder = trt.Builder(logger)
     # TensorRT 11 ignores the flag, for there are no other networks
@@ -140,7 +133,7 @@ def _require_int8(layers: list[EngineLayer], model: onnx.ModelProto) -> None:
         )
 
 
-def inspect_engine(plan: bytes, shapes: dict[str, tuple[Shape, Shape, Shape]]) -> list[EngineLayer]:
+def inspect_engine(plan: bytes, shapes: Shapes) -> list[EngineLayer]:
     """The layers of an engine with their precisions, at the usual shapes.
 
     Raises:

@@ -32,7 +32,10 @@ class Rule(Enum):
     )
     OPERATOR = ("an operator of the parser's list, with one output", _OPERATORS)
     TYPE = ("element types that the parser's list gives for the operator", _OPERATORS)
-    AXES = ("at most 8 axes, dynamic ones only where the profile has a range", _OPERATORS)
+    AXES = (
+        "dynamic axes only where the optimization profile has a range",
+        f"{_DOCS}/_static/python-api/infer/Core/OptimizationProfile.html",
+    )
     ZERO_POINT = ("int8 with zero point 0", _IMPORTERS)
     SCALE = ("a stored, positive, finite scale", _IMPORTERS)
     PER_TENSOR = ("one scale for an activation", _QUANTIZED)
@@ -52,7 +55,7 @@ class Rule(Enum):
     )
     FUSION = (
         "no Q/DQ between a convolution and its ReLU, which would be two kernels",
-        "https://github.com/NVIDIA/TensorRT/issues/2383",
+        "https://docs.nvidia.com/deeplearning/tensorrt/developer-guide/index.html#qdq-placement-recs",
     )
 
     def __init__(self, text: str, source: str) -> None:
@@ -148,7 +151,7 @@ def _of_model(model: onnx.ModelProto) -> Iterator[Violation]:
     for value in model.graph.input:
         axes = value.type.tensor_type.shape.dim
         dynamic = {(value.name, i) for i, axis in enumerate(axes) if not axis.dim_value}
-        if len(axes) > 8 or not dynamic <= _DYNAMIC:
+        if not dynamic <= _DYNAMIC:
             yield Violation(Rule.AXES, value.name)
 
 
