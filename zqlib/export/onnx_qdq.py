@@ -18,7 +18,8 @@ Two flavours, by the scheme's `unsigned_relu`:
   layout are on floats between two pairs, which round the same twice. Convolutions have two axes,
   one of size 1: the parser would put a reshape of its own between a weight's DQ and a convolution
   of one axis. In a residual sum all branches but the last are rounded, so that the sum runs in
-  integers in that one's kernel.
+  integers in that one's kernel. ONNX Runtime runs this flavour too, but takes the float kernel of
+  every convolution whose result is not rounded at once.
 """
 
 from collections.abc import Mapping
