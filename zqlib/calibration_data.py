@@ -1,6 +1,5 @@
 """Where calibration features come from: synthesis (no data), noise, or real recordings."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 from zqlib.audio import audio_features, pad_features
 from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
-from zqlib.files import read_json, sha256_file
+from zqlib.files import read_json, sha256_file, user_cache
 from zqlib.models import CTCModel
 from zqlib.synthesis import REDUCED, SynthesisConfig, as_calibration, noise_batches, synthesize
 
@@ -22,7 +21,7 @@ _REAL_UTTERANCES = 20
 
 def synthesis_cache() -> Path:
     """Where `zq quantize` keeps finished synthetic batches: $ZQ_CACHE or ~/.cache/zqlib."""
-    return Path(os.environ.get("ZQ_CACHE") or Path.home() / ".cache" / "zqlib") / "synthesis"
+    return user_cache("synthesis")
 
 
 def synthesis_config(name: str, **overrides: int | None) -> SynthesisConfig:

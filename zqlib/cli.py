@@ -112,11 +112,20 @@ def export(
     model: Annotated[
         Path, typer.Argument(help="a .nemo checkpoint, or a .zq program for onnx-integer")
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="the .onnx file to write")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            help="the .onnx file to write, or the .plan: precision, device and version of "
+            "TensorRT are put before the suffix",
+        ),
+    ],
     to: Annotated[
         str,
         typer.Option(
-            help="onnx (Q/DQ), onnx-integer (no floating point inside), or onnx-float (a baseline)"
+            help="onnx (Q/DQ), onnx-integer (no floating point inside), onnx-float (a baseline), "
+            "or tensorrt (an engine for this machine's GPU)"
         ),
     ] = "onnx",
     flavour: Annotated[
@@ -124,6 +133,17 @@ def export(
         typer.Option(
             help="of onnx: u8s8 for ONNX Runtime and OpenVINO, s8s8 for TensorRT [default: u8s8]"
         ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="of tensorrt: int8, fp16 or fp32 [default: int8]")
+    ] = None,
+    batch_range: Annotated[
+        str | None,
+        typer.Option(help="of tensorrt: least, usual and greatest batch [default: 1,1,8]"),
+    ] = None,
+    frame_range: Annotated[
+        str | None,
+        typer.Option(help="of tensorrt: the same in frames of 10 ms [default: 16,1000,3000]"),
     ] = None,
     bits: Bits = None,
     scheme: Scheme = None,
@@ -144,7 +164,7 @@ def export(
             f"The package {error.name} is missing; run `pip install 'zqlib[export]'`."
         ) from error
 
-    plan = command.plan(model, output, to, flavour)
+    plan = command.plan(model, output, to, flavour, precision, batch_range, frame_range)
     settings = (bits, scheme, ranges, manifest, steps, batches, seed)
     if not plan.calibrates:
         if any(value is not None for value in settings):

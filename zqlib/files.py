@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from zqlib.errors import InputError
 
-__all__ = ["atomic_output", "read_json", "sha256_file", "write_json"]
+__all__ = ["atomic_output", "read_json", "sha256_file", "user_cache", "write_json"]
 
 
 @contextmanager
@@ -46,6 +47,11 @@ def sha256_file(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def user_cache(name: str) -> Path:
+    """A folder for what can be made again: in $ZQ_CACHE or ~/.cache/zqlib."""
+    return Path(os.environ.get("ZQ_CACHE") or Path.home() / ".cache" / "zqlib") / name
 
 
 def write_json(path: Path, value: object) -> None:

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,8 +17,10 @@ from test_cli import left, one_sentence
 from zqlib.audio import audio_features, pad_features
 from zqlib.evaluation import decode_batch
 from zqlib.export.card import tokens_file
+from zqlib.export.engine import EngineRecord, Precision, Profile
 from zqlib.export.inspection import count_layers, float_tensors
 from zqlib.export.runtime import open_session
+from zqlib.export.tensorrt_rules import violations
 from zqlib.models import load_model
 from zqlib.quantized_model import load_quantized
 from zqlib.recognition import load_recogniser, transcribe
@@ -59,7 +62,10 @@ def test_qdq(zq: Run, here: Path, prepared: Path, flavour: list[str]) -> None:
     assert known["model_type"] == "EncDecCTCModelBPE"
     assert json.loads(known["zqlib.scheme"])["unsigned_relu"] == (name == "u8s8")
     assert json.loads(known["zqlib.calibration"])["kind"] == "synthetic"
-    assert count_layers(model).float == ()
+    if name == "u8s8":
+        assert count_layers(model).float == ()
+    else:
+        assert violations(model) == []
     card = Path("new/a.md").read_text()
     row = "`audio_signal` | FLOAT | (batch, 64, frames)"
     front_end = ("every 20 ms", "64 log-mel", "16000 Hz")
@@ -133,6 +139,12 @@ def test_the_card_tells_how_to_quantize_features(zq: Run, here: Path, prepared: 
         (("tiny0.nemo", "--bits", "1", "-o", "a.onnx"), "weight_bits is 1"),
         (("tiny0.zq", "--to", "onnx-integer", "--bits", "8", "-o", "a.onnx"), "no calibration"),
         (("tiny0.nemo", "--to", "onnx-float", "--seed", "1", "-o", "a.onnx"), "no calibration"),
+        (("tiny0.nemo", "--to", "tensorrt", "-o", "a.onnx"), "end in .plan or .engine"),
+        (("tiny0.nemo", "--precision", "fp16", "-o", "a.onnx"), "those of tensorrt"),
+        (("tiny0.nemo", "--to", "tensorrt", "--precision", "int4", "-o", "a.plan"), "'int4' is un"),
+        (("tiny0.nemo", "--to", "tensorrt", "--batch-range", "8,1,1", "-o", "a.plan"), "no range"),
+        (("tiny0.nemo", "--to", "tensorrt", "--flavour", "s8s8", "-o", "a.plan"), "leave it out"),
+        (("tiny0.zq", "--to", "tensorrt", "-o", "a.plan"), "give the .nemo"),
         (("tiny0.nemo", "--calibration", "real", "-o", "a.onnx"), "--manifest"),
     ],
     ids=lambda value: " ".join(value)[:60],
@@ -158,3 +170,58 @@ def test_without_onnx(zq: Run, here: Path, prepared: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "onnx", None)
     message = one_sentence(*zq("export", prepared / "tiny0.nemo", "-o", "a.onnx"))
     assert "onnx is missing" in message and "zqlib[export]" in message
+
+
+def test_without_tensorrt(
+    zq: Run, here: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "zqlib.export.tensorrt", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    arguments = (prepared / "tiny0.nemo", "--to", "tensorrt", "-o", "a.plan")
+    message = one_sentence(*zq("export", *arguments))
+    assert "TensorRT cannot be imported" in message and "zqlib[gpu]" in message
+    assert left(here) == []
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16", "fp32"])
+def test_what_is_handed_to_tensorrt_and_what_stands_beside_its_engine(
+    zq: Run, here: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """The builder is a double that returns bytes: no engine is made here."""
+    given: list[onnx.ModelProto] = []
+
+    def build_engine(
+        model: onnx.ModelProto, precision: Precision, profile: Profile, cache: Path
+    ) -> tuple[bytes, EngineRecord]:
+        given.append(model)
+        record = EngineRecord(
+            precision, "NVIDIA T4 (fake)", "7.5", "11.4.0", "12.9", 64, profile.batch,
+            profile.frames, "0", "0", {"INT8": 3, "FP32": 1}, {},
+        )  # fmt: skip
+        return b"an engine", record
+
+    double = SimpleNamespace(require_device=lambda: None, build_engine=build_engine)
+    monkeypatch.setitem(sys.modules, "zqlib.export.tensorrt", double)
+    fast = ("--synthesis", prepared / "fast.json") if precision == "int8" else ()
+    status, out, err = zq(
+        "export", prepared / "tiny0.nemo", "--to", "tensorrt", "-o", "a.plan", "--quiet",
+        "--precision", precision, "--batch-range", "1,2,4", *fast,
+    )  # fmt: skip
+    assert (status, err) == (0, "")
+    name = f"a.{precision}.nvidia-t4-fake.sm75.trt11.4.0"
+    assert left(here) == sorted(
+        f"{name}{suffix}" for suffix in (".md", ".plan", ".plan.json", ".tokens.txt")
+    )
+    assert out.startswith(f"{name}.plan: quartznet tiny0")
+    assert Path(f"{name}.plan").read_bytes() == b"an engine"
+    record = EngineRecord.beside(Path(f"{name}.plan"))
+    assert (record.batch, record.frames) == ((1, 2, 4), Profile().frames)
+    card = Path(f"{name}.md").read_text()
+    for fact in ("TensorRT 11.4.0", "3 INT8", "(1, 2, 4)"):
+        assert fact in card, fact
+    assert "sherpa" not in card
+    (model,) = given
+    assert violations(model, quantized=precision == "int8") == []
+    kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 2}
+    expected = {"int8": onnx.TensorProto.INT8, "fp16": onnx.TensorProto.FLOAT16}
+    assert kinds == {expected.get(precision, onnx.TensorProto.FLOAT)}

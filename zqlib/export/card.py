@@ -73,21 +73,23 @@ def tokens_file(labels: tuple[str, ...]) -> str:
     return "".join(f"{token} {index}\n" for index, token in enumerate(tokens))
 
 
-def model_card(file: str, tokens: str, description: Description, model: onnx.ModelProto) -> str:
+def model_card(
+    file: str, tokens: str, description: Description, model: onnx.ModelProto, made: str
+) -> str:
     """The model card, in Markdown.
 
     Args:
         file, tokens: names of the model's file and of its tokens.
         description: of the model.
         model: the model.
+        made: size and format of the file.
     """
     mel = description.mel
     frame_ms = 1000 * mel.window_stride_s * description.subsampling
-    opset = next(entry.version for entry in model.opset_import if not entry.domain)
     lines = [
         f"# {description.name}, {description.family}: {description.contents}",
         "",
-        f"`{file}`, {model.ByteSize() / 1e6:.2f} MB, ONNX opset {opset}, written by zqlib.",
+        f"`{file}`, {made}, written by zqlib.",
         "",
         "| | name | type | shape |",
         "|---|---|---|---|",
@@ -115,7 +117,7 @@ def model_card(file: str, tokens: str, description: Description, model: onnx.Mod
             f"- **Scheme**: {description.scheme.name}, `{scheme}`.",
             f"- **Calibration**: {(description.calibration or {}).get('kind')}, `{calibration}`.",
         ]
-    if description.input_scale is None:
+    if description.input_scale is None and file.endswith(".onnx"):
         lines += ["", *_usage(file, tokens, mel)]
     return "\n".join(lines) + "\n"
 

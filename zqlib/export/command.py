@@ -1,6 +1,7 @@
 """What `zq export` does."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -9,10 +10,12 @@ import onnx
 from zqlib.cli_calibration import Calibrated
 from zqlib.errors import InputError
 from zqlib.export.card import Description, model_card, subsampling_factor, tokens_file
+from zqlib.export.engine import Precision, Profile, parse_range, record_path
 from zqlib.export.onnx_float import export_float
+from zqlib.export.onnx_half import to_float16
 from zqlib.export.onnx_integer import export_integer
 from zqlib.export.onnx_qdq import export_qdq
-from zqlib.files import atomic_output
+from zqlib.files import atomic_output, user_cache
 from zqlib.models import load_model
 from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
@@ -22,7 +25,7 @@ from zqlib.quantized_model import QuantizedModel, load_quantized, quantize
 
 __all__ = ["Exported", "Plan", "Target", "export_as_it_is", "export_calibrated", "plan", "write"]
 
-Target = Literal["onnx", "onnx-integer", "onnx-float"]
+Target = Literal["onnx", "onnx-integer", "onnx-float", "tensorrt"]
 _FLAVOURS = {"u8s8": True, "s8s8": False}
 
 
@@ -35,22 +38,28 @@ class Plan:
         output: the file to write.
         target: the format.
         unsigned: whether activations may be unsigned, by the flavour.
+        precision, profile: of an engine.
     """
 
     model: Path
     output: Path
     target: Target
     unsigned: bool
+    precision: Precision
+    profile: Profile
 
     @property
     def activation_bits(self) -> int | None:
         """The only width that the format holds; None for any."""
-        return 8 if self.target == "onnx" else None
+        return 8 if self.target in ("onnx", "tensorrt") else None
 
     @property
     def calibrates(self) -> bool:
         """Whether the model is quantized on the way."""
-        return self.model.suffix == ".nemo" and self.target != "onnx-float"
+        floats = self.target == "onnx-float" or (
+            self.target == "tensorrt" and self.precision != "int8"
+        )
+        return self.model.suffix == ".nemo" and not floats
 
 
 @dataclass(frozen=True)
@@ -61,16 +70,26 @@ class Exported:
     description: Description
 
 
-def plan(model: Path, output: Path, target: str, flavour: str | None) -> Plan:
+def plan(
+    model: Path,
+    output: Path,
+    target: str,
+    flavour: str | None,
+    precision: str | None = None,
+    batch_range: str | None = None,
+    frame_range: str | None = None,
+) -> Plan:
     """Check what can be checked before the model is read.
 
     Raises:
-        InputError: an unknown format or flavour, or one that does not go with the model.
+        InputError: an unknown format or flavour, or one that does not go with the model; or
+            TensorRT is asked for and missing.
     """
     if target not in get_args(Target):
         raise InputError(f"The format {target!r} is unknown; use {', '.join(get_args(Target))}.")
-    if output.suffix != ".onnx":
-        raise InputError(f"The output {output} must end in .onnx.")
+    suffixes = (".plan", ".engine") if target == "tensorrt" else (".onnx",)
+    if output.suffix not in suffixes:
+        raise InputError(f"The output {output} must end in {' or '.join(suffixes)}.")
     if model.suffix not in (".nemo", ".zq"):
         raise InputError(f"{model} is neither a .nemo checkpoint nor a .zq program.")
     if model.suffix == ".zq" and target != "onnx-integer":
@@ -81,7 +100,25 @@ def plan(model: Path, output: Path, target: str, flavour: str | None) -> Plan:
         raise InputError(f"The flavour is one of onnx; leave it out for {target}.")
     if flavour not in (None, *_FLAVOURS):
         raise InputError(f"The flavour {flavour!r} is unknown; use {' or '.join(_FLAVOURS)}.")
-    return Plan(model, output, target, _FLAVOURS[flavour or "u8s8"])  # type: ignore[arg-type]
+    if target != "tensorrt" and (precision, batch_range, frame_range) != (None, None, None):
+        raise InputError(
+            f"Precision and ranges are those of tensorrt; leave them out for {target}."
+        )
+    if precision not in (None, *get_args(Precision)):
+        raise InputError(
+            f"The precision {precision!r} is unknown; use {', '.join(get_args(Precision))}."
+        )
+    profile = Profile()
+    if batch_range is not None:
+        profile = replace(profile, batch=parse_range(batch_range))
+    if frame_range is not None:
+        profile = replace(profile, frames=parse_range(frame_range))
+    if target == "tensorrt":
+        from zqlib.export.tensorrt import require_device
+
+        require_device()
+    unsigned = _FLAVOURS[flavour or ("s8s8" if target == "tensorrt" else "u8s8")]
+    return Plan(model, output, target, unsigned, precision or "int8", profile)  # type: ignore[arg-type]
 
 
 def export_as_it_is(plan: Plan) -> Exported:
@@ -94,11 +131,13 @@ def export_as_it_is(plan: Plan) -> Exported:
         return _integer(load_quantized(plan.model))
     model = load_model(plan.model)
     graph = fold(model.network, QuantScheme())
+    half = plan.target == "tensorrt" and plan.precision == "fp16"
     description = Description(
-        model.name, model.family, "float32", model.labels, model.front_end.config,
-        subsampling_factor(graph.operators),
+        model.name, model.family, "float16" if half else "float32", model.labels,
+        model.front_end.config, subsampling_factor(graph.operators),
     )  # fmt: skip
-    return Exported(export_float(graph, description.metadata()), description)
+    exported = export_float(graph, description.metadata())
+    return Exported(to_float16(exported) if half else exported, description)
 
 
 def export_calibrated(plan: Plan, given: Calibrated) -> Exported:
@@ -131,28 +170,39 @@ def _integer(model: QuantizedModel) -> Exported:
 
 
 def write(plan: Plan, exported: Exported) -> str:
-    """Write the model, its tokens and its card, each atomically.
+    """Write the model, its tokens and its card, each atomically; an engine is built first.
 
     Returns:
         A sentence about them.
 
     Raises:
-        InputError: the output cannot be written.
+        InputError: the output cannot be written, or TensorRT makes no such engine of the model.
     """
-    tokens = plan.output.with_suffix(".tokens.txt")
-    card = plan.output.with_suffix(".md")
+    texts = {}
+    if plan.target == "tensorrt":
+        from zqlib.export.tensorrt import build_engine
+
+        content, record = build_engine(
+            exported.model, plan.precision, plan.profile, user_cache("tensorrt")
+        )
+        output, made = record.path(plan.output), record.summary()
+        texts[record_path(output)] = json.dumps(record.to_json(), indent=2) + "\n"
+    else:
+        content = exported.model.SerializeToString(deterministic=True)
+        opset = next(entry.version for entry in exported.model.opset_import if not entry.domain)
+        output, made = plan.output, f"ONNX opset {opset}"
+    tokens, card = output.with_suffix(".tokens.txt"), output.with_suffix(".md")
     description = exported.description
-    texts = {
-        tokens: tokens_file(description.labels),
-        card: model_card(plan.output.name, tokens.name, description, exported.model),
-    }
-    with atomic_output(plan.output) as temporary:
-        temporary.write_bytes(exported.model.SerializeToString(deterministic=True))
+    with atomic_output(output) as temporary:
+        temporary.write_bytes(content)
+    size_mb = output.stat().st_size / 1e6
+    made = f"{size_mb:.2f} MB, {made}"
+    texts[tokens] = tokens_file(description.labels)
+    texts[card] = model_card(output.name, tokens.name, description, exported.model, made)
     for path, text in texts.items():
         with atomic_output(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    size_mb = plan.output.stat().st_size / 1e6
     return (
-        f"{plan.output}: {description.family} {description.name}, {description.contents}, "
+        f"{output}: {description.family} {description.name}, {description.contents}, "
         f"{size_mb:.2f} MB; {card.name} and {tokens.name} beside it"
     )

@@ -36,9 +36,10 @@ __all__ = ["OPSET", "FloatWriter", "Layout", "export_float"]
 
 OPSET = 17  # the first one with LayerNormalization; TensorRT, OpenVINO and ONNX Runtime read it
 
-Layout = Literal["channels", "planes", "frames"]
-"""Of a tensor inside: (batch, channels, frames) at convolutions, (batch, planes, bands, frames) at
-those over bands, (batch, frames, channels) at the layers of a Conformer."""
+Layout = Literal["channels", "rows", "planes", "frames"]
+"""Of a tensor inside: (batch, channels, frames) or (batch, channels, 1, frames) at convolutions,
+(batch, planes, bands, frames) at those over bands, (batch, frames, channels) at the layers of a
+Conformer."""
 
 
 def export_float(graph: FloatGraph, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
@@ -60,8 +61,11 @@ class FloatWriter(GraphBuilder):
     Attributes:
         graph: the graph.
         linear: names of its linear layers.
+        convolved: the layout in which convolutions over frames are written.
         layouts: in which layout each tensor was computed.
     """
+
+    convolved: Layout = "channels"
 
     def __init__(self, graph: FloatGraph) -> None:
         super().__init__(("audio_signal", "length", "logprobs", "output_length"))
@@ -120,7 +124,9 @@ class FloatWriter(GraphBuilder):
         """The weight with the axes that its ONNX operator wants; (in, out) for linear layers."""
         if conv.name in self.linear:
             return weight[:, :, 0].t()
-        return weight if isinstance(conv, FloatConv) else weight.transpose(2, 3)
+        if isinstance(conv, FloatConv2d):
+            return weight.transpose(2, 3)
+        return weight[:, :, None] if self.convolved == "rows" else weight
 
     def keep(self, name: str, layout: Layout, value: str) -> None:
         """Have a float tensor for later operators to read."""
@@ -137,23 +143,29 @@ class FloatWriter(GraphBuilder):
 
     def arrange(self, name: str, value: str, source: Layout, target: Layout) -> str:
         """Bring `value`, which is the tensor `name`, from one layout to another."""
+        if source == target:
+            return value
         planes, bands = self._planes.get(name, (0, 0))
-        if source == "planes" != target:
-            value, source = self.reshape(value, 0, planes * bands, -1), "channels"
-        if source != target and target == "planes":
+        if source == "planes":
+            value = self.reshape(value, 0, planes * bands, -1)
+        elif source == "rows":
+            value = self.reshape(value, 0, 0, -1)
+        if target == "planes":
             return self.reshape(value, 0, planes, bands, -1)
-        return value if source == target else self.add("Transpose", value, perm=[0, 2, 1])
+        if "frames" in (source, target):
+            value = self.add("Transpose", value, perm=[0, 2, 1])
+        return self.reshape(value, 0, 0, 1, -1) if target == "rows" else value
 
     def mask(self, name: str, layout: Layout, value: str, zero: str) -> str:
         """`value`, which is the tensor `name`, with zero beyond each length."""
-        valid = self._valid_frames(name, layout, value, 4 if layout == "planes" else 3)
+        valid = self._valid_frames(name, layout, value, 4 if layout in ("planes", "rows") else 3)
         return self.add("Where", valid, value, zero, output=f"{name}.masked")
 
     def _valid_frames(self, name: str, layout: Layout, value: str, axes: int) -> str:
         """Which frames of a tensor count, bool: (batch, 1, frames) or (batch, 1, 1, frames)."""
         lengths = self._lengths[name]
         if (lengths, axes) not in self._valid:
-            axis = {"frames": 1, "channels": 2, "planes": 3}[layout]
+            axis = {"frames": 1, "channels": 2, "planes": 3, "rows": 3}[layout]
             valid = valid_frames(self, value, lengths, axis)
             self._valid[lengths, 3] = valid
             self._valid[lengths, 4] = self.reshape(valid, 0, 1, 1, -1)
@@ -165,10 +177,11 @@ class FloatWriter(GraphBuilder):
         match operator:
             case FloatConv() if operator.name in self.linear:
                 weight, bias = self.parameters(operator)
-                value = self.add("MatMul", self.operand(operator, "frames", False), weight)
+                data = self.operand(operator, "frames", False)
+                value = self.add("MatMul", data, weight, output=operator.name)
                 self.keep(name, "frames", self.add("Add", value, bias) if bias else value)
             case FloatConv() | FloatConv2d():
-                layout = "channels" if isinstance(operator, FloatConv) else "planes"
+                layout = "planes" if isinstance(operator, FloatConv2d) else self.convolved
                 self.keep(name, layout, self._convolve(operator, layout))
             case Activation():
                 total = self.read(operator.inputs[0], layout)
@@ -199,16 +212,23 @@ class FloatWriter(GraphBuilder):
                 self.keep(name, "frames", self._attention(operator))
 
     def _convolve(self, conv: FloatConv | FloatConv2d, layout: Layout) -> str:
-        taps, axes = conv.weight.shape[2], conv.weight.ndim - 2
+        taps = conv.weight.shape[2]
         dilation, groups = (conv.dilation, conv.groups) if isinstance(conv, FloatConv) else (1, 1)
+
+        def axes(size: int, nothing: int) -> list[int]:
+            """Of each axis that the kernel slides over: the last one is of the frames."""
+            first = {"channels": [], "rows": [nothing]}.get(layout, [size])
+            return [*first, size]
+
         value = self.add(
             "Conv",
             self.operand(conv, layout, masked=taps > 1 or conv.padding > 0),
             *filter(None, self.parameters(conv)),
-            kernel_shape=[taps] * axes,
-            strides=[conv.stride] * axes,
-            dilations=[dilation] * axes,
-            pads=[conv.padding] * 2 * axes,
+            output=conv.name,
+            kernel_shape=axes(taps, 1),
+            strides=axes(conv.stride, 1),
+            dilations=axes(dilation, 1),
+            pads=axes(conv.padding, 0) * 2,
             group=groups,
         )
         change = 2 * conv.padding - dilation * (taps - 1) - 1

@@ -2,19 +2,24 @@
 
 The weights are those of the integer program: int8, symmetric, one scale per output channel. The
 features and the tensors that a convolution or a linear layer reads are rounded on the program's
-scales. So is what a convolution writes where a runtime wants that (see
-`zqlib.quantization.rounding`), which the program does not do; what is rounded there only for other
-operators (the stream of a Conformer, attention, Swish, Jasper's partial sums) stays in float.
+scales. What is rounded there only for other operators (the stream of a Conformer, attention, Swish,
+Jasper's partial sums) stays in float.
 
 Two flavours, by the scheme's `unsigned_relu`:
 
 * `u8s8`, for ONNX Runtime and OpenVINO: activations are uint8, for the fast u8 x s8 products. Those
   of a ReLU have 256 levels from zero point 0; signed ones have the levels of int8, stored with 128
-  added (the zero point), since a convolution must read and write one type. Masks are on integers,
-  and biases are int32, of the scale that ONNX Runtime asks for.
-* `s8s8`, for TensorRT's explicit quantization: int8 throughout, zero point 0, float biases, and
-  masks on floats between two Q/DQ pairs, for TensorRT has no selection among int8. A ReLU after a
-  convolution comes after the rounding: ONNX Runtime could not drop it before.
+  added (the zero point), since a convolution must read and write one type. What a convolution
+  writes is rounded as well (see `zqlib.quantization.rounding`), which the program does not do: its
+  float convolution would be taken otherwise. Masks are on integers, and biases are int32, of the
+  scale that ONNX Runtime asks for.
+* `s8s8`, for TensorRT's explicit quantization, by the rules in `zqlib.export.tensorrt_rules`: int8
+  throughout, zero point 0, float biases. Nothing but Q and DQ reads int8, so masks and changes of
+  layout are on floats between two pairs, which round the same twice. Convolutions have two axes,
+  one of size 1: the parser would put a reshape of its own between a weight's DQ and a convolution
+  of one axis. In a residual sum all branches but the last are rounded, so that the sum runs in
+  integers in that one's kernel. ONNX Runtime runs this flavour too, but takes the float kernel of
+  every convolution whose result is not rounded at once.
 """
 
 from collections.abc import Mapping
@@ -70,16 +75,7 @@ class _QdqWriter(FloatWriter):
         super().__init__(graph)
         self.scales, self.scheme = scales, scheme
         self.levels = activation_levels(graph, scheme)
-        read = {o.input for o in graph.operators if isinstance(o, FloatConv | FloatConv2d)}
-        self._convolved = {
-            o.output
-            for o in graph.operators
-            if isinstance(o, FloatConv | FloatConv2d) and o.name not in self.linear
-        }
-        activations = (o for o in graph.operators if isinstance(o, Activation))
-        self._sources = {o.output: o.inputs[0] for o in activations if len(o.inputs) == 1}
-        written = {name for name, source in self._sources.items() if source in self._convolved}
-        self.points = (read | written) & self.levels.keys()
+        self.points = self._rounded() & self.levels.keys()
         if missing := sorted(self.points - scales.keys()):
             raise InputError(
                 f"The tensor {missing[0]!r} has no scale; calibrate `round_convolutions(graph)`."
@@ -87,14 +83,24 @@ class _QdqWriter(FloatWriter):
         self._zeros = zero_points(graph, scales, scheme)
         self._steps: dict[str, tuple[str, str]] = {}
         self._integers: dict[tuple[str, Layout, bool], str] = {}
+        if not scheme.unsigned_relu:
+            self.convolved = "rows"
+
+    def _rounded(self) -> set[str]:
+        """Names of the tensors to round."""
+        convolutions = [o for o in self.graph.operators if isinstance(o, FloatConv | FloatConv2d)]
+        activations = [o for o in self.graph.operators if isinstance(o, Activation)]
+        outputs = {o.output for o in convolutions if o.name not in self.linear}
+        written = {o.output for o in activations if len(o.inputs) == 1 and o.inputs[0] in outputs}
+        if not self.scheme.unsigned_relu:
+            branches = [[i for i in o.inputs if i in written] for o in activations]
+            written = {name for names in branches for name in names[:-1]}
+        return written | {o.input for o in convolutions}
 
     def store(self, name: str, layout: Layout, value: str, relu: bool = False) -> None:
         """Quantize the tensor, if it is one of those."""
         if name not in self.points:
             return super().store(name, layout, value, relu)
-        after_convolution = self._sources.get(name) in self._convolved
-        if relu and after_convolution and not self.scheme.unsigned_relu:
-            value = self._dequantize(name, self._quantize(name, value))
         if relu:
             value = self.add("Relu", value)
         self.layouts[name] = layout
@@ -103,7 +109,11 @@ class _QdqWriter(FloatWriter):
     def read(self, name: str, layout: Layout) -> str:
         """A tensor in float, dequantized if need be."""
         if name in self.points and (name, layout) not in self.values:
-            return self._dequantize(name, self._integer(name, layout, masked=False))
+            if self.scheme.unsigned_relu:
+                return self._dequantize(name, self._integer(name, layout, masked=False))
+            source = self.layouts[name]
+            value = self._dequantize(name, self._integers[name, source, False])
+            return self.arrange(name, value, source, layout)
         return super().read(name, layout)
 
     def operand(self, conv: FloatConv | FloatConv2d, layout: Layout, masked: bool) -> str:
@@ -136,21 +146,20 @@ class _QdqWriter(FloatWriter):
         """The quantized tensor in a layout, with zeros beyond each length if `masked`."""
         key = (name, layout, masked)
         if key not in self._integers:
-            if masked:
-                self._integers[key] = self._mask(name, layout)
+            if not self.scheme.unsigned_relu:
+                value = self.read(name, layout)
+                if masked:
+                    zero = self.constant(torch.zeros(()), "zero")
+                    value = self.mask(name, layout, value, zero)
+                value = self._quantize(name, value)
+            elif masked:
+                value = self._integer(name, layout, masked=False)
+                value = self.mask(name, layout, value, self._step(name)[1])
             else:
                 source = self.layouts[name]
-                value = self._integers[name, source, False]
-                self._integers[key] = self.arrange(name, value, source, layout)
+                value = self.arrange(name, self._integers[name, source, False], source, layout)
+            self._integers[key] = value
         return self._integers[key]
-
-    def _mask(self, name: str, layout: Layout) -> str:
-        value = self._integer(name, layout, masked=False)
-        if self.scheme.unsigned_relu:
-            return self.mask(name, layout, value, self._step(name)[1])
-        zero = self.constant(torch.zeros(()), "zero")
-        masked = self.mask(name, layout, self._dequantize(name, value), zero)
-        return self._quantize(name, masked)
 
     def _quantize(self, name: str, value: str) -> str:
         return self.add("QuantizeLinear", value, *self._step(name), output=f"{name}.integer")
