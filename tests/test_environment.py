@@ -14,7 +14,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "nemo", "onnx", "onnxruntime", "tensorrt", "triton", "pandas", "librosa")
+HEAVY = (
+    "torch",
+    "nemo",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "triton",
+    "pandas",
+    "librosa",
+)
 
 
 def read_project() -> dict:

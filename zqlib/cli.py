@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from safetensors import SafetensorError
 
-from zqlib.cli_calibration import (
+from zqlib.cli_export import compare, export
+from zqlib.cli_options import (
     Batches,
     Bits,
     Calibration,
+    Format,
     Manifest,
     Quiet,
     Ranges,
@@ -20,6 +22,7 @@ from zqlib.cli_calibration import (
     Steps,
     Synthesis,
     calibrated,
+    check_format,
 )
 from zqlib.errors import InputError, ZqError
 
@@ -38,7 +41,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Format = Annotated[str, typer.Option("--format", help="table for people, json for scripts")]
 Engine = Annotated[
     str | None,
     typer.Option(help="reference or cpu, for a .zq program [default: reference]"),
@@ -46,6 +48,10 @@ Engine = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="of the engine cpu [default: as many as torch uses]")
 ]
+
+
+app.command(epilog="Example: zq export quartznet.nemo --to onnx -o quartznet.onnx")(export)
+app.command(epilog="Example: zq compare quartznet.nemo test-other.jsonl")(compare)
 
 
 def main() -> None:
@@ -107,79 +113,6 @@ def quantize(
     )
 
 
-@app.command(epilog="Example: zq export quartznet.nemo --to onnx -o quartznet.onnx")
-def export(
-    model: Annotated[
-        Path, typer.Argument(help="a .nemo checkpoint, or a .zq program for onnx-integer")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            help="the .onnx file to write, or the .plan: precision, device and version of "
-            "TensorRT are put before the suffix",
-        ),
-    ],
-    to: Annotated[
-        str,
-        typer.Option(
-            help="onnx (Q/DQ), onnx-integer (no floating point inside), onnx-float (a baseline), "
-            "or tensorrt (an engine for this machine's GPU)"
-        ),
-    ] = "onnx",
-    flavour: Annotated[
-        str | None,
-        typer.Option(
-            help="of onnx: u8s8 for ONNX Runtime and OpenVINO, s8s8 for TensorRT [default: u8s8]"
-        ),
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="of tensorrt: int8, fp16 or fp32 [default: int8]")
-    ] = None,
-    batch_range: Annotated[
-        str | None,
-        typer.Option(help="of tensorrt: least, usual and greatest batch [default: 1,1,8]"),
-    ] = None,
-    frame_range: Annotated[
-        str | None,
-        typer.Option(help="of tensorrt: the same in frames of 10 ms [default: 16,1000,3000]"),
-    ] = None,
-    bits: Bits = None,
-    scheme: Scheme = None,
-    ranges: Ranges = None,
-    calibration: Calibration = "synthetic",
-    manifest: Manifest = None,
-    synthesis: Synthesis = "reduced",
-    steps: Steps = None,
-    batches: Batches = None,
-    seed: Seed = None,
-    quiet: Quiet = False,
-) -> None:
-    """Write a model for other runtimes, with a model card and its tokens beside it."""
-    try:
-        from zqlib.export import command
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"The package {error.name} is missing; run `pip install 'zqlib[export]'`."
-        ) from error
-
-    plan = command.plan(model, output, to, flavour, precision, batch_range, frame_range)
-    settings = (bits, scheme, ranges, manifest, steps, batches, seed)
-    if not plan.calibrates:
-        if any(value is not None for value in settings):
-            raise InputError(f"{model} to {to} needs no calibration; leave out its options.")
-        exported = command.export_as_it_is(plan)
-    else:
-        given = calibrated(
-            model, bits=bits, scheme=scheme, ranges=ranges, calibration=calibration,
-            manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed,
-            quiet=quiet, unsigned=plan.unsigned, activation_bits=plan.activation_bits,
-        )  # fmt: skip
-        exported = command.export_calibrated(plan, given)
-    print(command.write(plan, exported))
-
-
 @app.command(epilog="Example: zq transcribe quartznet.zq speech.flac more.wav")
 def transcribe(
     model: Annotated[Path, typer.Argument(help="a .zq program or a .nemo checkpoint")],
@@ -193,7 +126,7 @@ def transcribe(
     """Print what is said in audio files."""
     from zqlib import recognition
 
-    _check_format(format)
+    check_format(format)
     recogniser = recognition.load_recogniser(model, engine, threads)
     texts = recognition.transcribe(recogniser, audio, batch_size=batch_size, resample=resample)
     if format == "json":
@@ -223,7 +156,7 @@ def evaluate(
     """Word error rate on a manifest, with a 95 % bootstrap interval."""
     from zqlib import evaluation, recognition
 
-    _check_format(format)
+    check_format(format)
     recognisers = [recognition.load_recogniser(model, engine, threads)]
     if baseline:
         recognisers.append(recognition.load_recogniser(baseline))
@@ -294,7 +227,7 @@ def results(
     """Show the records that runs have left."""
     from zqlib.results import read_records
 
-    _check_format(format)
+    check_format(format)
     records = read_records(folder, profile)
     if format == "json":
         print(json.dumps([record.to_json() for record in records], indent=2))
@@ -348,11 +281,6 @@ def train(
         initial=initial,
     )
     print(json.dumps(record["tests"], indent=2))
-
-
-def _check_format(format: str) -> None:
-    if format not in ("table", "json"):
-        raise InputError(f"The format {format!r} is unknown; use table or json.")
 
 
 def _print_table(records: list["Record"]) -> None:

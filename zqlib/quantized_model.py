@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zqlib.audio import MelConfig, MelFrontEnd
 from zqlib.errors import InputError
+from zqlib.integer import reference
 from zqlib.integer.program import Program
 from zqlib.integer.storage import load_program, save_program
 from zqlib.models import CTCModel
@@ -18,7 +19,7 @@ from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["QuantizedModel", "load_quantized", "quantize", "round_features"]
+__all__ = ["QuantizedModel", "frame_agreement_pct", "load_quantized", "quantize", "round_features"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,30 @@ def round_features(program: Program, input_scale: float, features: Tensor) -> Te
     """
     kind = program.tensors[program.input]
     return torch.round(features / input_scale).clamp(kind.low, kind.high).to(kind.dtype)
+
+
+def frame_agreement_pct(
+    model: CTCModel,
+    program: Program,
+    input_scale: float,
+    batches: Sequence[tuple[Tensor, Tensor]],
+) -> float:
+    """Share of frames whose token is the float model's: what can be known without speech.
+
+    Args:
+        model: the float model.
+        program, input_scale: made of it.
+        batches: features (batch, n_mels, frames) float32 and lengths (batch,) int64.
+    """
+    same, frames = 0, 0
+    for features, lengths in batches:
+        with torch.no_grad():
+            expected = model.network(features, lengths)[0].argmax(-1)
+        output = reference.run(program, round_features(program, input_scale, features), lengths)
+        valid = torch.arange(expected.shape[1]) < output.lengths[:, None]
+        same += int((valid & (output.tokens == expected)).sum())
+        frames += int(valid.sum())
+    return 100 * same / frames
 
 
 def load_quantized(path: Path) -> QuantizedModel:

@@ -71,6 +71,8 @@ def test_qdq(zq: Run, here: Path, prepared: Path, flavour: list[str]) -> None:
     front_end = ("every 20 ms", "64 log-mel", "16000 Hz")
     for fact in ("`a.onnx`", "a.tokens.txt", *front_end, f"id {len(labels)}", "w8a8", row):
         assert fact in card, fact
+    agreement_pct = float(card.partition("calibration gives ")[2].partition(" %")[0])
+    assert 50 < agreement_pct <= 100
 
 
 def test_the_same_file_twice(zq: Run, here: Path, prepared: Path) -> None:
@@ -225,3 +227,34 @@ def test_what_is_handed_to_tensorrt_and_what_stands_beside_its_engine(
     kinds = {tensor.data_type for tensor in model.graph.initializer if len(tensor.dims) > 2}
     expected = {"int8": onnx.TensorProto.INT8, "fp16": onnx.TensorProto.FLOAT16}
     assert kinds == {expected.get(precision, onnx.TensorProto.FLOAT)}
+
+
+def test_compare(zq: Run, here: Path, prepared: Path) -> None:
+    fast = ("--synthesis", prepared / "fast.json", "--quiet")
+    arguments = ("compare", prepared / "tiny0.nemo", prepared / "test.jsonl", *fast)
+    status, out, err = zq(*arguments, "--engine", "cpu", "--engine", "onnx-qdq")
+    assert (status, err) == (0, "")
+    header, *rows = out.splitlines()
+    assert header.startswith("engine")
+    assert [row.split()[0] for row in rows] == ["reference", "cpu", "onnx-qdq"]
+    assert rows[1].split()[1:] == rows[0].split()[1:]
+    assert rows[2].endswith("9 of 9")
+    status, out, _ = zq(*arguments, "--engine", "cpu", "--format", "json")
+    assert status == 0
+    assert [row["max_difference"] for row in json.loads(out)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--engine", "tflite"), "'tflite' is unknown"),
+        (("--engine", "tensorrt-qdq"), "TensorRT cannot be imported"),
+        (("--format", "xml"), "'xml' is unknown"),
+    ],
+)
+def test_bad_comparisons(
+    zq: Run, here: Path, prepared: Path, options: tuple[str, ...], message: str
+) -> None:
+    fast = ("--synthesis", prepared / "fast.json", "--quiet")
+    arguments = (prepared / "tiny0.nemo", prepared / "test.jsonl", *fast, *options)
+    assert message in one_sentence(*zq("compare", *arguments))

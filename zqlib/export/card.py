@@ -27,6 +27,8 @@ class Description:
         subsampling: frames of features per frame of output.
         scheme, calibration: how it was quantized; None for a float model.
         input_scale: real value of one step of the features, where the model reads integers.
+        frame_agreement_pct: see `zqlib.quantized_model.frame_agreement_pct`, on the calibration
+            features; None where there were none.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Description:
     scheme: QuantScheme | None = None
     calibration: dict[str, Any] | None = None
     input_scale: float | None = None
+    frame_agreement_pct: float | None = None
 
     def metadata(self) -> dict[str, str]:
         """Text by key for `metadata_props`; the first five are what sherpa-onnx reads."""
@@ -117,6 +120,12 @@ def model_card(
             f"- **Scheme**: {description.scheme.name}, `{scheme}`.",
             f"- **Calibration**: {(description.calibration or {}).get('kind')}, `{calibration}`.",
         ]
+    if description.frame_agreement_pct is not None:
+        lines.append(
+            "- **Expected error**: the integer program of this calibration gives "
+            f"{description.frame_agreement_pct:.2f} % of the calibration's frames the token of the "
+            "float model. No speech was heard; `zq compare` measures on yours."
+        )
     if description.input_scale is None and file.endswith(".onnx"):
         lines += ["", *_usage(file, tokens, mel)]
     return "\n".join(lines) + "\n"

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import onnx
 
-from zqlib.cli_calibration import Calibrated
+from zqlib.cli_options import Calibrated
 from zqlib.errors import InputError
 from zqlib.export.card import Description, model_card, subsampling_factor, tokens_file
 from zqlib.export.engine import Precision, Profile, parse_range, record_path
@@ -19,9 +19,15 @@ from zqlib.files import atomic_output, user_cache
 from zqlib.models import load_model
 from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
+from zqlib.quantization.lower import lower
 from zqlib.quantization.rounding import round_convolutions
 from zqlib.quantization.scheme import QuantScheme
-from zqlib.quantized_model import QuantizedModel, load_quantized, quantize
+from zqlib.quantized_model import (
+    QuantizedModel,
+    frame_agreement_pct,
+    load_quantized,
+    quantize,
+)
 
 __all__ = ["Exported", "Plan", "Target", "export_as_it_is", "export_calibrated", "plan", "write"]
 
@@ -149,22 +155,30 @@ def export_calibrated(plan: Plan, given: Calibrated) -> Exported:
     """
     model, scheme = given.model, given.scheme
     if plan.target == "onnx-integer":
-        return _integer(quantize(model, given.batches, scheme, given.description))
+        quantized = quantize(model, given.batches, scheme, given.description)
+        agreement_pct = frame_agreement_pct(
+            model, quantized.program, quantized.input_scale, given.batches
+        )
+        return _integer(quantized, agreement_pct)
     graph = fold(model.network, scheme)
     scales = calibrate(round_convolutions(graph), given.batches, scheme)
+    program = lower(graph, scales, scheme)
     flavour = "u8s8" if scheme.unsigned_relu else "s8s8"
     description = Description(
         model.name, model.family, f"Q/DQ, {scheme.name}, {flavour}", model.labels,
         model.front_end.config, subsampling_factor(graph.operators), scheme, given.description,
+        frame_agreement_pct=frame_agreement_pct(
+            model, program, scales[graph.input], given.batches
+        ),
     )  # fmt: skip
     return Exported(export_qdq(graph, scales, scheme, description.metadata()), description)
 
 
-def _integer(model: QuantizedModel) -> Exported:
+def _integer(model: QuantizedModel, agreement_pct: float | None = None) -> Exported:
     description = Description(
         model.name, model.family, f"integers only, {model.scheme.name}", model.labels,
         model.front_end.config, subsampling_factor(model.program.operators), model.scheme,
-        model.calibration, model.input_scale,
+        model.calibration, model.input_scale, agreement_pct,
     )  # fmt: skip
     return Exported(export_integer(model.program, description.metadata()), description)
 

@@ -1,4 +1,4 @@
-"""Options of the commands that quantize a checkpoint, and what follows from them."""
+"""Options that commands share, and what follows from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from zqlib.models import CTCModel
     from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Manifest", "Quiet", "Ranges", "Scheme",
-           "Seed", "Steps", "Synthesis", "calibrated"]  # fmt: skip
+__all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Format", "Manifest", "Quiet", "Ranges",
+           "Scheme", "Seed", "Steps", "Synthesis", "calibrated", "check_format"]  # fmt: skip
 
 Bits = Annotated[int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")]
 Scheme = Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")]
 Ranges = Annotated[
     str | None,
     typer.Option(
-        help="activation ranges: minmax, percentile or mse [default: mse for a Conformer, "
-        "minmax otherwise]"
+        help="activation ranges: minmax, percentile or mse [default: minmax for a QuartzNet, "
+        "mse otherwise]"
     ),
 ]
 Calibration = Annotated[
@@ -39,6 +39,17 @@ Steps = Annotated[int | None, typer.Option(help="optimisation steps per batch")]
 Batches = Annotated[int | None, typer.Option(help="synthetic batches")]
 Seed = Annotated[int | None, typer.Option(help="of the synthetic data or the noise [default: 0]")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar")]
+Format = Annotated[str, typer.Option("--format", help="table for people, json for scripts")]
+
+
+def check_format(format: str) -> None:
+    """Refuse another format than `Format` names.
+
+    Raises:
+        InputError: the format is unknown.
+    """
+    if format not in ("table", "json"):
+        raise InputError(f"The format {format!r} is unknown; use table or json.")
 
 
 @dataclass(frozen=True)
