@@ -105,6 +105,7 @@ def write_project(root: Path, utterances: int = 2) -> Path:
         ],
     }
     write_json(root / "workflow" / "profiles" / "smoke.json", profile)
+    shutil.copy(ROOT / "workflow" / "Snakefile", root / "workflow")
     return root
 
 

@@ -23,14 +23,14 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from zqlib import reproduce as module
 from zqlib.corpora.manifest import read_manifest
+from zqlib.digests import data_digest
 from zqlib.errors import InputError
 from zqlib.evaluation import read_hypotheses
-from zqlib.experiments import wer_experiment
+from zqlib.experiments.wer import wer_experiment
 from zqlib.files import sha256_file
 from zqlib.parameters import Parameters
 from zqlib.reproduce import NotebookError, reproduce
 from zqlib.results import Record, read_records
-from zqlib.scoring import data_digest
 
 ZQ = str(Path(sys.executable).parent / "zq")
 

@@ -209,13 +209,43 @@ def reproduce(
         typer.Option("-p", "--parameter", help="name=value for the notebooks; lists by commas"),
     ] = None,
     force: Annotated[bool, typer.Option(help="run although nothing changed")] = False,
+    on: Annotated[
+        str | None, typer.Option(help="slurm or kubernetes (workflow/) [default: this machine]")
+    ] = None,
+    shards: Annotated[int, typer.Option(help="parts that every evaluation is cut into")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the jobs")] = False,
 ) -> None:
     """Run the experiments of a profile; what is done and unchanged is not run again."""
     from zqlib.parameters import parse_parameters
     from zqlib.reproduce import reproduce as run
 
-    for path in run(Path("."), profile, only, parse_parameters(parameter or []), force):
+    values = parse_parameters(parameter or [])
+    for path in run(Path("."), profile, only, values, force, on=on, shards=shards, dry_run=dry_run):
         print(path)
+
+
+@app.command(epilog="Example: zq status --profile local")
+def status(
+    profile: Annotated[str | None, typer.Option(help="only this profile")] = None,
+    format: Format = "table",
+) -> None:
+    """Tell of every page whether it is what a run would give, and why not."""
+    from zqlib import freshness
+    from zqlib.profiles import load_profile, profile_names
+
+    _check_format(format)
+    root = Path(".")
+    found = {
+        (name, notebook): freshness.status(root, name, notebook)
+        for name in ([profile] if profile else profile_names(root))
+        for notebook in freshness.notebooks(load_profile(root, name))
+    }
+    if format == "json":
+        rows = [{"profile": p, "notebook": n, **vars(s)} for (p, n), s in found.items()]
+        print(json.dumps(rows, indent=2))
+        return
+    for (name, notebook), state in found.items():
+        print(f"{name}  {notebook}  {state}")
 
 
 @app.command(epilog="Example: zq results --profile local --format json")

@@ -15,8 +15,9 @@ from zqlib.files import read_json
 from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
 from zqlib.synthesis import REDUCED, SynthesisConfig
 
-__all__ = ["Ablation", "CorpusSplit", "ModelSource", "Profile", "load_profile"]
+__all__ = ["Ablation", "CorpusSplit", "ModelSource", "Profile", "load_profile", "profile_names"]
 
+_FOLDER = Path("workflow") / "profiles"
 _FAMILIES = ("quartznet", "jasper", "conformer")
 
 
@@ -80,6 +81,12 @@ class CorpusSplit:
             return root / expand(self.manifest)
         folder = root / "data" / ("mini" if self.corpus == "mini" else "")
         return get_corpus(self.corpus, folder, (self.split,))[self.split]
+
+    def location(self, root: Path) -> Path:
+        """The manifest that `resolve` gives, there or not: nothing is built or fetched."""
+        if self.manifest is not None:
+            return root / expand(self.manifest)
+        return root / "data" / self.corpus / f"{self.split}.jsonl"
 
     def all_caveats(self, utterances: Sequence[Utterance]) -> tuple[str, ...]:
         """The caveats, and that the data is a subset where it is."""
@@ -255,19 +262,28 @@ def expand(path: str) -> str:
     return re.sub(r"\$\{(\w+)\}", value, path)
 
 
+def profile_names(root: Path) -> list[str]:
+    """Names of the profiles of a checkout.
+
+    Raises:
+        InputError: there is none.
+    """
+    known = sorted(path.stem for path in (root / _FOLDER).glob("*.json"))
+    if not known:
+        raise InputError(f"{root.resolve()} is not a checkout of zqlib; run this command in one.")
+    return known
+
+
 def load_profile(root: Path, name: str) -> Profile:
     """Read `workflow/profiles/<name>.json`.
 
     Raises:
         InputError: there is no such profile, or it is malformed.
     """
-    folder = root / "workflow" / "profiles"
-    known = sorted(path.stem for path in folder.glob("*.json"))
-    if not known:
-        raise InputError(f"{root.resolve()} is not a checkout of zqlib; run this command in one.")
+    known = profile_names(root)
     if name not in known:
         raise InputError(f"The profile {name!r} is unknown; use one of {', '.join(known)}.")
-    profile = Profile.from_json(read_json(folder / f"{name}.json"))
+    profile = Profile.from_json(read_json(root / _FOLDER / f"{name}.json"))
     if profile.name != name:
         raise InputError(f"The profile in {name}.json calls itself {profile.name!r}; rename one.")
     return profile

@@ -1,8 +1,11 @@
 """Speech to text with either kind of model, behind one small interface."""
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -18,7 +21,6 @@ from zqlib.evaluation import (
     decode_batch,
     hypothesis_line,
     parse_hypothesis,
-    write_hypotheses,
 )
 from zqlib.integer import reference
 from zqlib.integer.backends import cpu
@@ -185,49 +187,67 @@ def recognise_manifest(
     *,
     batch_size: int = 1,
     partial: Path | None = None,
+    shard: tuple[int, int] = (0, 1),
     progress: bool = True,
 ) -> list[Hypothesis]:
-    """Recognise every utterance of a manifest.
+    """Recognise every utterance of a manifest, or those of one shard of it.
 
     Args:
         recogniser: the model.
         manifest: a NeMo manifest; utterances are named by their path relative to its folder.
         batch_size: utterances that run together.
         partial: a file to which hypotheses are appended as they come; one left by an interrupted
-            run of the same model on the same data is continued. One of other utterances is
-            replaced; that the model was the same is the caller's care.
+            run of the same model on the same data is continued. What is of other utterances in it
+            is replaced; that the model was the same is the caller's care. Of two processes with
+            the same file, the second waits for the first.
+        shard: i of n: part i, from 0, of n parts of nearly equal length.
         progress: show a bar on standard error.
 
     Raises:
         InputError: a bad manifest or bad audio.
     """
+    index, count = shard
     utterances = read_manifest(manifest)
+    utterances = utterances[
+        len(utterances) * index // count : len(utterances) * (index + 1) // count
+    ]
     said = [
         (Path(os.path.relpath(u.audio_path, manifest.parent)).as_posix(), u.text)
         for u in utterances
     ]
-    done = _read_partial(partial, said) if partial else []
-    if partial:
-        write_hypotheses(partial, done)  # without the line that an interruption cut off
-    rest = utterances[len(done) :]
-    texts = transcribe(
-        recogniser, [u.audio_path for u in rest], batch_size=batch_size, progress=progress
-    )
-    for (name, words), text in zip(said[len(done) :], texts, strict=True):
-        done.append(Hypothesis(name, words, text))
+    with ExitStack() as stack:
+        done: list[Hypothesis] = []
         if partial:
-            with partial.open("a", encoding="utf-8") as stream:
-                stream.write(hypothesis_line(done[-1]))
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            stream = stack.enter_context(partial.open("a+b", buffering=0))
+            fcntl.flock(stream, fcntl.LOCK_EX)  # given back when the process ends, however it does
+            done = _read_partial(stream, said)
+        rest = utterances[len(done) :]
+        texts = transcribe(
+            recogniser, [u.audio_path for u in rest], batch_size=batch_size, progress=progress
+        )
+        for (name, words), text in zip(said[len(done) :], texts, strict=True):
+            done.append(Hypothesis(name, words, text))
+            if partial:
+                stream.write(hypothesis_line(done[-1]).encode())
     return done
 
 
-def _read_partial(path: Path, said: Sequence[tuple[str, str]]) -> list[Hypothesis]:
-    """Stored hypotheses of the first utterances; none if the file is damaged or of others."""
-    if not path.is_file():
-        return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last end of line was cut off
-    try:
-        done = [parse_hypothesis(line.decode()) for line in lines]
-    except (InputError, UnicodeDecodeError):
-        return []
-    return done if [(h.utterance, h.reference) for h in done] == said[: len(done)] else []
+def _read_partial(stream: FileIO, said: Sequence[tuple[str, str]]) -> list[Hypothesis]:
+    """Stored hypotheses of the first utterances; whatever follows them is cut off."""
+    stream.seek(0)
+    done: list[Hypothesis] = []
+    sound = 0
+    for line in stream.read().splitlines(keepends=True):
+        try:
+            hypothesis = parse_hypothesis(line.decode())
+        except (InputError, UnicodeDecodeError):
+            break
+        if not line.endswith(b"\n") or len(done) == len(said):
+            break
+        if (hypothesis.utterance, hypothesis.reference) != said[len(done)]:
+            break
+        done.append(hypothesis)
+        sound += len(line)
+    stream.truncate(sound)
+    return done

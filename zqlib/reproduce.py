@@ -1,32 +1,26 @@
-"""Runs the notebooks of a profile with papermill, each only when something it depends on changed.
+"""The front door of a reproduction: plans what is not done yet and has Snakemake run it."""
 
-An executed notebook lands in `results/<profile>/notebooks/` after its last cell has succeeded,
-never before. What it was made from is noted in `work/`, which is not committed: a fresh clone runs
-everything itself.
-"""
-
-import hashlib
-import json
-import re
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zqlib.errors import InputError, ZqError
-from zqlib.files import atomic_output, read_json, sha256_file, write_json
-from zqlib.parameters import Parameters
-from zqlib.scoring import data_digest, source_digest
+from zqlib.files import write_json
+from zqlib.freshness import NOTEBOOKS, inputs, load_parameters, made_from, notebooks, status
+from zqlib.notebooks import carry_text, paths
+from zqlib.processes import alone, end_with_parent
+from zqlib.workflow import PLAN, plan
 
-__all__ = ["NOTEBOOKS", "NotebookError", "reproduce"]
-
-NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget")
-"""In the order in which they run; the last two only where the profile names what to compare."""
-
-_ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what an object without a better name prints
+__all__ = ["RunError", "reproduce"]
 
 
-class NotebookError(ZqError):
-    """A cell of a notebook failed; nothing was left in its place."""
+class RunError(ZqError):
+    """A job failed; what was done before is kept."""
 
 
 def reproduce(
@@ -35,136 +29,95 @@ def reproduce(
     only: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
+    *,
+    on: str | None = None,
+    shards: int = 1,
+    dry_run: bool = False,
 ) -> list[Path]:
-    """Execute the notebooks of a profile.
+    """Bring the pages of a profile up to date.
 
     Args:
         root: a checkout of zqlib.
         profile: a file in `workflow/profiles`.
         only: one notebook instead of all.
         parameters: notebook parameters beside the profile.
-        force: execute although nothing changed.
+        force: execute the notebooks although nothing changed.
+        on: a folder of `workflow/` that says where jobs run (`slurm`, `kubernetes`); None for here.
+        shards: parts that every evaluation is cut into; the results do not depend on it.
+        dry_run: only print the jobs.
 
     Returns:
         The executed notebooks, up to date.
 
     Raises:
-        InputError: the profile, the notebook or a parameter is unknown, or an input is missing.
-        NotebookError: a cell failed, or the kernel.
+        InputError: the profile, the notebook or a parameter is unknown, an input is missing, or
+            another run is at work.
+        RunError: a job failed.
     """
     if only is not None and only not in NOTEBOOKS:
         raise InputError(f"The notebook {only!r} is unknown; use one of {', '.join(NOTEBOOKS)}.")
     if parameters and "profile" in parameters:
         raise InputError("The profile is no free parameter; choose it with --profile.")
+    if shards < 1:
+        raise InputError(f"The number of shards is {shards}; give at least 1.")
+    if on is not None and not (root / "workflow" / on / "config.yaml").is_file():
+        raise InputError(f"workflow/{on}/config.yaml does not exist; use slurm or kubernetes.")
     values = {"profile": profile, **(parameters or {})}
-    checked = Parameters.from_notebook(values)
-    cut = Parameters(**{**vars(checked), "root": root}).load_profile()
-    inputs = {
-        "models": [sha256_file(_existing(model.resolve(root))) for model in cut.models],
-        "data": [data_digest(_existing(split.resolve(root))) for split in cut.corpora],
-    }
-    if recordings := cut.resolve_calibration(root):
-        inputs["recordings"] = [data_digest(_existing(recordings))]
-    compared = {"budget": cut.budgets, "ablation": cut.ablations}
-    if only and not compared.get(only, True):
+    cut = load_parameters(root, values).load_profile()
+    shown = notebooks(cut)
+    if only and only not in shown:
         raise InputError(f"The profile {profile!r} names no {only}s to compare.")
-    outputs = []
-    names = [only] if only else [n for n in NOTEBOOKS if compared.get(n, True)]
-    for name in names:
-        source = root / "notebooks" / f"{name}.ipynb"
-        output = root / "results" / profile / "notebooks" / f"{name}.ipynb"
-        made_from = {
-            "notebook": sha256_file(source),
-            "profile": sha256_file(root / "workflow" / "profiles" / f"{profile}.json"),
-            "parameters": json.loads(json.dumps(values)),
-            "source": source_digest(),
-            **inputs,
-        }
-        stamp = root / "work" / "notebooks" / f"{profile}-{name}.json"
-        if not force and output.is_file() and _fresh(stamp, made_from, output):
-            print(f"{output.relative_to(root)} is up to date")
-        else:
-            _execute(root, source, output, values)
-            write_json(stamp, {"made_from": made_from, "left": _left(output)})
-        outputs.append(output)
-    return outputs
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; the profile names it.")
-    return path
-
-
-def _left(output: Path) -> dict[str, str]:
-    """Digests of a notebook and of the results that it has left in its profile's folder."""
-    folder = output.parents[1]
-    patterns = (f"{output.stem}/*",) if output.stem in ("synthesis", "layers") else (
-        f"records/{output.stem}_*", "hypotheses/*"
-    )  # fmt: skip
-    paths = [output, *(path for pattern in patterns for path in folder.glob(pattern))]
-    return {
-        path.relative_to(folder).as_posix(): sha256_file(path)
-        for path in sorted(paths)
-        if path.is_file()
-    }
-
-
-def _fresh(stamp: Path, made_from: Mapping[str, Any], output: Path) -> bool:
-    """Whether all that the same inputs once made is still there, unchanged."""
-    try:
-        noted = read_json(stamp)
-        unchanged = dict(noted["left"]).items() <= _left(output).items()
-        return bool(noted["made_from"] == made_from and unchanged)
-    except (InputError, KeyError, TypeError, ValueError):
-        return False
-
-
-def _execute(root: Path, source: Path, output: Path, values: Mapping[str, Any]) -> None:
-    import nbformat
-    import papermill
-
-    unknown = sorted(set(values) - set(papermill.inspect_notebook(str(source))))
-    if unknown:
-        raise InputError(f"The notebook {source.name} has no parameter {unknown[0]!r}.")
-    with atomic_output(output) as temporary:
-        try:
-            papermill.execute_notebook(
-                # absolute, because papermill changes the working directory meanwhile
-                str(source.resolve()), str(temporary.resolve()), parameters=dict(values),
-                cwd=str(root),
-                kernel_name="python3", log_output=True, progress_bar=False,
-            )  # fmt: skip
-        except papermill.PapermillExecutionError as error:
-            raise NotebookError(
-                f"{source.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
-            ) from error
-        except RuntimeError as error:  # killed, for want of memory perhaps, or never started
-            raise NotebookError(
-                f"The kernel of {source.name} failed ({error}); try again."
-            ) from error
-        notebook = nbformat.read(temporary, as_version=4)  # type: ignore[no-untyped-call]
-        _forget_the_clock(notebook)
-        nbformat.write(notebook, temporary)  # type: ignore[no-untyped-call]
-
-
-def _forget_the_clock(notebook: Any) -> None:
-    """Drop times, progress bars, addresses and random names: the same run gives the same bytes."""
-    notebook.metadata.pop("papermill", None)
-    notebook.metadata.get("language_info", {}).pop("version", None)
-    for index, cell in enumerate(notebook.cells):
-        cell.id = hashlib.sha256(f"{index}".encode()).hexdigest()[:8]
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        outputs: list[Any] = []
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                continue
-            if plain := output.get("data", {}).get("text/plain"):
-                output.data["text/plain"] = _ADDRESS.sub("", plain)
-            if outputs and output.get("name") == outputs[-1].get("name") == "stdout":
-                outputs[-1].text += output.text  # what came between decided where it was split
+    for split in cut.corpora:
+        split.resolve(root)  # built or fetched, where the profile names no manifest
+    digests = inputs(root, cut, required=True)
+    with alone(root / "work" / "lock"):
+        names = [only] if only else shown
+        pages = {name: made_from(root, name, values, digests) for name in names}
+        planned = plan(root, values, pages, shards)
+        stale = []
+        for (name, made), stamp in zip(pages.items(), planned["targets"], strict=True):
+            output = paths(root, profile, name)[1]
+            found = status(root, profile, name, made)
+            if (root / stamp).is_file() and found.state == "fresh" and not force:
+                carry_text(root, profile, name, made)
+                print(f"{output.relative_to(root)} is up to date")
             else:
-                outputs.append(output)
-        if cell.cell_type == "code":
-            cell.outputs = outputs
+                stale.append(stamp)
+                if not dry_run:
+                    (root / stamp).unlink(missing_ok=True)
+        if stale:
+            write_json(root / PLAN, {**planned, "targets": stale})
+            _snakemake(root, on, dry_run)
+    return [paths(root, profile, name)[1] for name in names]
+
+
+def _snakemake(root: Path, on: str | None, dry_run: bool) -> None:
+    """Run the plan.
+
+    Raises:
+        RunError: a job failed.
+    """
+    logs = root / "work" / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    command = [sys.executable, "-m", "snakemake", "--directory", str(root),
+               "--snakefile", str(root / "workflow" / "Snakefile"),
+               "--nolock",  # ours is given back even by a killed process
+               "--rerun-incomplete", "--rerun-triggers", "mtime"]  # fmt: skip
+    command += ["--profile", str(root / "workflow" / on)] if on else ["--cores", _cores()]
+    command += ["--dry-run"] if dry_run else ["--quiet", "rules", "host"]
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=end_with_parent)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait()
+        raise
+    if code:
+        told = [path.read_text(encoding="utf-8") for path in sorted(logs.rglob("*"))
+                if path.is_file() and path.stat().st_size]  # fmt: skip
+        raise RunError(told[0] if told else "A job was killed, for want of memory perhaps; run "
+                       "the same command again to go on where it was.")  # fmt: skip
+
+
+def _cores() -> str:
+    return os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count())

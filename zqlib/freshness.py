@@ -1,0 +1,206 @@
+"""Whether a committed result is what its notebook would give today.
+
+A run notes in `results/<profile>/provenance/<notebook>.json` what a page was made from and what it
+has left. Compared with that are the notebook's code, its parameters, its part of the profile, the
+modules of zqlib that it reaches, the packages that these import, and the digests of models and
+data. What this machine does not have is reported as not checked.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from zqlib.digests import code_digest, data_digest, environment, imported_names, imports, sources
+from zqlib.errors import InputError
+from zqlib.files import read_json, sha256_file, write_json
+from zqlib.parameters import Parameters
+from zqlib.profiles import Profile
+
+__all__ = [
+    "NOTEBOOKS",
+    "Status",
+    "inputs",
+    "load_parameters",
+    "made_from",
+    "note",
+    "notebooks",
+    "status",
+]
+
+NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget")
+_COMPARISONS = {"ablation": "ablations", "budget": "budgets"}
+"""Notebooks of what only some profiles compare, and the part of a profile that says what."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a page is what a run would give.
+
+    Attributes:
+        state: `fresh`, `stale`, or `missing`: never run, or not noted from what.
+        reasons: what has changed.
+        unchecked: inputs that are not on this machine.
+    """
+
+    state: Literal["fresh", "stale", "missing"]
+    reasons: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = ": ".join(filter(None, [self.state, ", ".join(self.reasons)]))
+        return f"{text} (not checked: {', '.join(self.unchecked)})" if self.unchecked else text
+
+
+def notebooks(profile: Profile) -> list[str]:
+    """Names of the notebooks that have something to show for a profile."""
+    return [n for n in NOTEBOOKS if getattr(profile, _COMPARISONS.get(n, "name"))]
+
+
+def inputs(root: Path, profile: Profile, *, required: bool = False) -> dict[str, str]:
+    """Digests of the models and data of a profile; nothing is built or fetched for it.
+
+    Args:
+        root: a checkout of zqlib.
+        profile: names them.
+        required: refuse what is not there, instead of leaving it out.
+
+    Raises:
+        InputError: a required input is missing.
+    """
+    named: list[tuple[str, Callable[[Path], Path | None], Callable[[Path], str]]] = [
+        *((f"model {model.name}", model.resolve, sha256_file) for model in profile.models),
+        *((f"{s.corpus} {s.split}", s.location, data_digest) for s in profile.corpora),
+        ("recordings", profile.resolve_calibration, data_digest),
+    ]
+    digests = {}
+    for label, locate, digest in named:
+        try:
+            if (path := locate(root)) is None:
+                continue
+            if not path.is_file():
+                raise InputError(f"{path} does not exist; the profile names it.")
+            digests[label] = digest(path)
+        except InputError:
+            if required:
+                raise
+    return digests
+
+
+def made_from(
+    root: Path, name: str, values: Mapping[str, Any], digests: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the results of a notebook depend on, JSON-able.
+
+    Args:
+        root: a checkout of zqlib.
+        name: of the notebook.
+        values: its parameters.
+        digests: of its models and data.
+    """
+    cells = _code(root / "notebooks" / f"{name}.ipynb")
+    modules = {found for cell in cells for found in imported_names(cell)}
+    others = {key for notebook, key in _COMPARISONS.items() if notebook != name}
+    profile = asdict(load_parameters(root, values).load_profile())
+    found: dict[str, Any] = json.loads(json.dumps({
+        "code": [code_digest(cell) for cell in cells],
+        "parameters": values,
+        "profile": {key: value for key, value in profile.items() if key not in others},
+        "sources": sources(modules),
+        "environment": environment({n.partition(".")[0] for n in modules} | imports(modules)),
+        "inputs": digests,
+    }))  # fmt: skip
+    return found
+
+
+def load_parameters(root: Path, values: Mapping[str, Any]) -> Parameters:
+    """The parameters of a notebook that runs in a checkout.
+
+    Raises:
+        InputError: a parameter is unknown or of the wrong type.
+    """
+    return replace(Parameters.from_notebook(values), root=root)
+
+
+def note(root: Path, profile: str, name: str, made: Mapping[str, Any]) -> None:
+    """Note what a page, just executed, was made from and what its run has left."""
+    folder = root / "results" / profile
+    write_json(_noted(root, profile, name), {"made_from": made, "left": _left(folder, name)})
+
+
+def status(root: Path, profile: str, name: str, made: Mapping[str, Any] | None = None) -> Status:
+    """Compare a page with what a run would make it from now.
+
+    Args:
+        root: a checkout of zqlib.
+        profile: of the page.
+        name: its notebook.
+        made: what a run would make it from; None for one without parameters, on what is here.
+
+    Raises:
+        InputError: there is no such profile or notebook, or it is malformed.
+    """
+    if made is None:
+        values = {"profile": profile}
+        digests = inputs(root, load_parameters(root, values).load_profile())
+        made = made_from(root, name, values, digests)
+    try:
+        noted = read_json(_noted(root, profile, name))
+        then, left = dict(noted["made_from"]), dict(noted["left"])
+        reasons = [
+            reason for part, now in made.items() for reason in _differences(part, then[part], now)
+        ]
+        unchecked = tuple(sorted(then["inputs"].keys() - made["inputs"].keys()))
+    except (InputError, KeyError, TypeError, ValueError, AttributeError):
+        return Status("missing")
+    folder = root / "results" / profile
+    now_left = _left(folder, name)
+    if not (folder / "notebooks" / f"{name}.ipynb").is_file():
+        return Status("missing")
+    reasons += [f"{path} lost or edited" for path in left if left[path] != now_left.get(path)]
+    return Status("stale" if reasons else "fresh", tuple(reasons), unchecked)
+
+
+def _differences(part: str, then: Any, now: Any) -> list[str]:
+    """What to say of one part of what a page was made from."""
+    if part in ("code", "parameters", "profile"):
+        return [] if then == now else [f"{part} changed"]
+    common = then.keys() & now.keys() if part == "inputs" else then.keys() | now.keys()
+    changed = sorted(name for name in common if then.get(name) != now.get(name))
+    if part == "environment":
+        return [f"{name} {then.get(name)} -> {now.get(name)}" for name in changed]
+    return [f"{name} changed" for name in changed]
+
+
+def _noted(root: Path, profile: str, name: str) -> Path:
+    return root / "results" / profile / "provenance" / f"{name}.json"
+
+
+def _left(folder: Path, name: str) -> dict[str, str]:
+    """Digests of an executed notebook and of the results that it has left in a profile's folder."""
+    records = list(folder.glob(f"records/{name}_*.json"))
+    heard = {_hypotheses(record) for record in records}
+    paths = [folder / "notebooks" / f"{name}.ipynb", *folder.glob(f"{name}/*"), *records, *heard]
+    return {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted({*paths})
+        if path.is_file()
+    }
+
+
+def _hypotheses(record: Path) -> Path:
+    """The file that a record names; the record itself if it is damaged."""
+    try:
+        return record.parents[1] / str(read_json(record)["hypotheses"])
+    except (InputError, KeyError, TypeError):
+        return record
+
+
+def _code(notebook: Path) -> list[str]:
+    """The code cells of a notebook."""
+    try:
+        cells = read_json(notebook)["cells"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{notebook} is not a notebook ({error!r}); restore it.") from error
