@@ -27,9 +27,10 @@ from zqlib.digests import data_digest
 from zqlib.errors import InputError
 from zqlib.evaluation import read_hypotheses
 from zqlib.experiments.wer import wer_experiment
-from zqlib.files import sha256_file
+from zqlib.files import sha256_file, write_json
+from zqlib.freshness import note
 from zqlib.parameters import Parameters
-from zqlib.reproduce import NotebookError, reproduce
+from zqlib.reproduce import RunError, reproduce
 from zqlib.results import Record, read_records
 
 ZQ = str(Path(sys.executable).parent / "zq")
@@ -50,6 +51,7 @@ def root(tmp_path: Path) -> Path:
 
 
 ALL = ["synthesis", "wer", "layers", "ablation"]
+PAGE = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -145,8 +147,8 @@ def test_notebooks_are_executed_and_show_their_records(done: Path, name: str) ->
 
 def test_a_repetition_gives_the_same_bytes(done: Path) -> None:
     before = contents(done / "results")
-    # notebooks, records of a synthesis, layers and word errors, and hypotheses
-    assert len(before) == 4 + 1 + 1 + (4 + 3) + (4 + 2)
+    # notebooks and what they are made from, synthesis, layers, word errors, hypotheses
+    assert len(before) == 4 + 4 + 1 + 1 + (4 + 3) + (4 + 2)
     reproduce(done, "smoke", force=True)
     assert contents(done / "results") == before
 
@@ -154,7 +156,7 @@ def test_a_repetition_gives_the_same_bytes(done: Path) -> None:
 def test_what_is_done_is_not_run_again(
     done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_execute", None)
+    monkeypatch.setattr(module, "_snakemake", None)
     assert [path.stem for path in reproduce(done, "smoke")] == ALL
     assert capsys.readouterr().out.count("is up to date") == len(ALL)
 
@@ -164,22 +166,24 @@ def executed(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the notebooks that run; they only pretend to."""
     names: list[str] = []
 
-    def pretend(_: Path, source: Path, output: Path, values: object) -> None:
-        names.append(source.stem)
-        results = output.parents[1]
-        left = (
-            [results / source.stem / "tiny.json"]
-            if source.stem in ("synthesis", "layers")
-            else [
-                results / "records" / f"{source.stem}_tiny.json",
-                results / "hypotheses" / "tiny.jsonl",
-            ]
-        )
-        for path in (output, *left):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("pretended")
+    def pretend(root: Path, on: str | None, dry_run: bool) -> None:
+        plan = json.loads((root / "work/plan.json").read_text())
+        results = root / "results/smoke"
+        for stamp in plan["targets"]:
+            work = plan["jobs"]["notebook"][Path(stamp).name]["work"]
+            name = work["notebook"]
+            names.append(name)
+            write_json(results / "notebooks" / f"{name}.ipynb", PAGE)
+            if name in ("synthesis", "layers"):
+                write_json(results / name / "tiny.json", {})
+            else:
+                heard = f"hypotheses/{name}.jsonl"
+                write_json(results / "records" / f"{name}_tiny.json", {"hypotheses": heard})
+                write_json(results / heard, {})
+            note(results, name, work["made_from"])
+            write_json(root / stamp, {})
 
-    monkeypatch.setattr(module, "_execute", pretend)
+    monkeypatch.setattr(module, "_snakemake", pretend)
     return names
 
 
@@ -217,28 +221,39 @@ def edit(path: Path) -> None:
     path.write_text(path.read_text().replace("tiny model", "small model"))
 
 
+def edit_cell(root: Path, kind: str, addition: str) -> None:
+    path = root / "notebooks/wer.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    cell = [cell for cell in notebook.cells if cell.cell_type == kind][-1]
+    cell.source += f"\n{addition}"
+    nbformat.write(notebook, path)
+
+
 CHANGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "nothing": (lambda root: None, []),
     "a model": (lambda root: write_checkpoint(root / "tiny.nemo", seed=1), ALL),
     "the profile": (lambda root: edit(root / "workflow/profiles/smoke.json"), ALL),
     "a recording": (lambda root: write_audio(root / "corpus/audio/0.wav", 0.4, seed=9), ALL),
-    "a notebook": (lambda root: (root / "notebooks/wer.ipynb").open("a").write("\n"), ["wer"]),
+    "the code of a notebook": (lambda root: edit_cell(root, "code", "1 + 1"), ["wer"]),
+    "a comment in a notebook": (lambda root: edit_cell(root, "code", "# more"), []),
+    "the text of a notebook": (lambda root: edit_cell(root, "markdown", "More."), []),
     "an executed notebook": (
         lambda root: (root / "results/smoke/notebooks/wer.ipynb").write_text("edited"), ["wer"]),
     "a record lost": (lambda root: (root / "results/smoke/records/wer_tiny.json").unlink(),
                       ["wer"]),
     "hypotheses edited": (
-        lambda root: (root / "results/smoke/hypotheses/tiny.jsonl").write_text("x"), ["wer"]),
+        lambda root: (root / "results/smoke/hypotheses/wer.jsonl").write_text("x"), ["wer"]),
     "a synthesis lost": (lambda root: (root / "results/smoke/synthesis/tiny.json").unlink(),
                          ["synthesis"]),
     "the layers lost": (lambda root: (root / "results/smoke/layers/tiny.json").unlink(),
                         ["layers"]),
     "an ablation lost": (
         lambda root: (root / "results/smoke/records/ablation_tiny.json").unlink(), ["ablation"]),
-    "a stamp cut": (lambda root: (root / "work/notebooks/smoke-wer.json").write_text("{"),
-                    ["wer"]),
-    "a stamp of another kind": (
-        lambda root: (root / "work/notebooks/smoke-wer.json").write_text("[1]"), ["wer"]),
+    "a note cut": (
+        lambda root: (root / "results/smoke/provenance/wer.json").write_text("{"), ["wer"]),
+    "a note of another kind": (
+        lambda root: (root / "results/smoke/provenance/wer.json").write_text("[1]"), ["wer"]),
+    "what is in work": (lambda root: (root / "work").rename(root / "old"), ALL),
     "all results": (lambda root: (root / "results").rename(root / "old"), ALL),
 }  # fmt: skip
 
@@ -333,11 +348,11 @@ def replace_notebook(root: Path, *sources: str) -> None:
 def test_a_failure_leaves_nothing(root: Path, source: str, message: str) -> None:
     replace_notebook(root, source)
     for _ in range(2):  # the second time, too: a failure is not taken for done
-        with pytest.raises(NotebookError, match=message):
+        with pytest.raises(RunError, match=message):
             reproduce(root, "smoke", "wer")
         assert contents(root / "results") == {}
         assert list((root / "results/smoke/notebooks").iterdir()) == []
-        assert not (root / "work").exists()
+        assert contents(root / "work/jobs/notebook") == {}
 
 
 def test_an_executed_notebook_tells_no_address(root: Path) -> None:
@@ -352,7 +367,7 @@ def test_a_failure_keeps_the_last_success(root: Path) -> None:
     before = output.read_bytes()
     assert b"smoke" in before
     replace_notebook(root, "1 / 0")
-    with pytest.raises(NotebookError):
+    with pytest.raises(RunError):
         reproduce(root, "smoke", "wer")
     assert output.read_bytes() == before
 
@@ -361,7 +376,7 @@ def begun(root: Path) -> dict[str, Callable[[], bool]]:
     """Moments of a run, by what it has left so far."""
     partials, results = root / "work/hypotheses", root / "results/smoke"
     return {
-        "synthesis begun": lambda: (root / "work").is_dir(),
+        "a job begun": lambda: (root / "work/logs").is_dir(),
         "a program written": lambda: any((root / "work").glob("programs/*.zq")),
         "one utterance heard": lambda: any(
             path.read_bytes().count(b"\n") >= 1 for path in partials.glob("*w8a8*")

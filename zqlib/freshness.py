@@ -26,6 +26,7 @@ __all__ = [
     "made_from",
     "note",
     "notebooks",
+    "page",
     "status",
 ]
 
@@ -123,10 +124,14 @@ def load_parameters(root: Path, values: Mapping[str, Any]) -> Parameters:
     return replace(Parameters.from_notebook(values), root=root)
 
 
-def note(root: Path, profile: str, name: str, made: Mapping[str, Any]) -> None:
+def page(folder: Path, name: str) -> Path:
+    """The executed notebook in a profile's folder of results."""
+    return folder / "notebooks" / f"{name}.ipynb"
+
+
+def note(folder: Path, name: str, made: Mapping[str, Any]) -> None:
     """Note what a page, just executed, was made from and what its run has left."""
-    folder = root / "results" / profile
-    write_json(_noted(root, profile, name), {"made_from": made, "left": _left(folder, name)})
+    write_json(_noted(folder, name), {"made_from": made, "left": _left(folder, name)})
 
 
 def status(root: Path, profile: str, name: str, made: Mapping[str, Any] | None = None) -> Status:
@@ -141,12 +146,13 @@ def status(root: Path, profile: str, name: str, made: Mapping[str, Any] | None =
     Raises:
         InputError: there is no such profile or notebook, or it is malformed.
     """
+    values = {"profile": profile}
+    loaded = load_parameters(root, values).load_profile()
+    folder = loaded.folder(root)
     if made is None:
-        values = {"profile": profile}
-        digests = inputs(root, load_parameters(root, values).load_profile())
-        made = made_from(root, name, values, digests)
+        made = made_from(root, name, values, inputs(root, loaded))
     try:
-        noted = read_json(_noted(root, profile, name))
+        noted = read_json(_noted(folder, name))
         then, left = dict(noted["made_from"]), dict(noted["left"])
         reasons = [
             reason for part, now in made.items() for reason in _differences(part, then[part], now)
@@ -154,10 +160,9 @@ def status(root: Path, profile: str, name: str, made: Mapping[str, Any] | None =
         unchecked = tuple(sorted(then["inputs"].keys() - made["inputs"].keys()))
     except (InputError, KeyError, TypeError, ValueError, AttributeError):
         return Status("missing")
-    folder = root / "results" / profile
-    now_left = _left(folder, name)
-    if not (folder / "notebooks" / f"{name}.ipynb").is_file():
+    if not page(folder, name).is_file():
         return Status("missing")
+    now_left = _left(folder, name)
     reasons += [f"{path} lost or edited" for path in left if left[path] != now_left.get(path)]
     return Status("stale" if reasons else "fresh", tuple(reasons), unchecked)
 
@@ -173,15 +178,15 @@ def _differences(part: str, then: Any, now: Any) -> list[str]:
     return [f"{name} changed" for name in changed]
 
 
-def _noted(root: Path, profile: str, name: str) -> Path:
-    return root / "results" / profile / "provenance" / f"{name}.json"
+def _noted(folder: Path, name: str) -> Path:
+    return folder / "provenance" / f"{name}.json"
 
 
 def _left(folder: Path, name: str) -> dict[str, str]:
     """Digests of an executed notebook and of the results that it has left in a profile's folder."""
     records = list(folder.glob(f"records/{name}_*.json"))
     heard = {_hypotheses(record) for record in records}
-    paths = [folder / "notebooks" / f"{name}.ipynb", *folder.glob(f"{name}/*"), *records, *heard]
+    paths = [page(folder, name), *folder.glob(f"{name}/*"), *records, *heard]
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)
         for path in sorted({*paths})

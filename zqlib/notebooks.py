@@ -8,7 +8,7 @@ from typing import Any
 
 from zqlib.errors import InputError, ZqError
 from zqlib.files import atomic_output
-from zqlib.freshness import note
+from zqlib.freshness import load_parameters, note, page
 
 __all__ = ["NotebookError", "carry_text", "execute"]
 
@@ -29,7 +29,8 @@ def execute(root: Path, name: str, values: Mapping[str, Any], made_from: Mapping
     import nbformat
     import papermill
 
-    source, output = paths(root, values["profile"], name)
+    folder = load_parameters(root, values).load_profile().folder(root)
+    source, output = root / "notebooks" / f"{name}.ipynb", page(folder, name)
     unknown = sorted(set(values) - set(papermill.inspect_notebook(str(source))))
     if unknown:
         raise InputError(f"The notebook {source.name} has no parameter {unknown[0]!r}.")
@@ -52,32 +53,26 @@ def execute(root: Path, name: str, values: Mapping[str, Any], made_from: Mapping
         notebook = nbformat.read(temporary, as_version=4)  # type: ignore[no-untyped-call]
         _forget_the_clock(notebook)
         nbformat.write(notebook, temporary)  # type: ignore[no-untyped-call]
-    note(root, values["profile"], name, made_from)
+    note(folder, name, made_from)
 
 
-def paths(root: Path, profile: str, name: str) -> tuple[Path, Path]:
-    """A notebook and its executed page."""
-    output = root / "results" / profile / "notebooks" / f"{name}.ipynb"
-    return root / "notebooks" / f"{name}.ipynb", output
-
-
-def carry_text(root: Path, profile: str, name: str, made_from: Mapping[str, Any]) -> None:
+def carry_text(root: Path, folder: Path, name: str, made_from: Mapping[str, Any]) -> None:
     """Give a fresh page the present text of its notebook, whose code is the same, without a run."""
     import nbformat
 
-    source, output = paths(root, profile, name)
-    notebook, page = (
+    output = page(folder, name)
+    notebook, executed = (
         nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-        for path in (source, output)
+        for path in (root / "notebooks" / f"{name}.ipynb", output)
     )
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    shown = [cell for cell in page.cells if cell.cell_type == "markdown"]
+    shown = [cell for cell in executed.cells if cell.cell_type == "markdown"]
     if len(texts) == len(shown) and texts != [cell.source for cell in shown]:
         for cell, text in zip(shown, texts, strict=True):
             cell.source = text
         with atomic_output(output) as temporary:
-            nbformat.write(page, temporary)  # type: ignore[no-untyped-call]
-        note(root, profile, name, made_from)
+            nbformat.write(executed, temporary)  # type: ignore[no-untyped-call]
+        note(folder, name, made_from)
 
 
 def _forget_the_clock(notebook: Any) -> None:

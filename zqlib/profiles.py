@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from zqlib.calibration_data import CALIBRATIONS
 from zqlib.corpora.get import get_corpus
-from zqlib.corpora.manifest import Utterance
+from zqlib.corpora.manifest import Utterance, read_manifest, write_manifest
 from zqlib.errors import InputError
 from zqlib.files import read_json
 from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
@@ -57,6 +57,7 @@ class CorpusSplit:
         manifest: a NeMo manifest that the user has, or None to build (`mini`) or fetch
             (`librispeech`, `an4`) the split.
         complete_utterances: size of the complete split; a smaller manifest is called a subset.
+        first: only so many utterances, from the start; None for all.
         caveats: shown with every result.
     """
 
@@ -64,12 +65,15 @@ class CorpusSplit:
     split: str
     manifest: str | None = None
     complete_utterances: int | None = None
+    first: int | None = None
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        optional = (str, type(None))
+        optional, count = (str, type(None)), (int, type(None))
         _check_types(self, corpus=str, split=str, manifest=optional, caveats=tuple)
-        _check_types(self, complete_utterances=(int, type(None)))
+        _check_types(self, complete_utterances=count, first=count)
+        if self.first is not None and self.first < 1:
+            raise InputError(f"The split {self.split} needs at least its first utterance.")
 
     def resolve(self, root: Path) -> Path:
         """The manifest, built or fetched below `data/` when the profile names none.
@@ -77,13 +81,22 @@ class CorpusSplit:
         Raises:
             InputError: the corpus is unknown, or its download fails.
         """
-        if self.manifest is not None:
-            return root / expand(self.manifest)
         folder = root / "data" / ("mini" if self.corpus == "mini" else "")
-        return get_corpus(self.corpus, folder, (self.split,))[self.split]
+        manifest = (
+            root / expand(self.manifest)
+            if self.manifest is not None
+            else get_corpus(self.corpus, folder, (self.split,))[self.split]
+        )
+        if self.first is not None:
+            utterances = read_manifest(manifest)[: self.first]
+            manifest = self.location(root)
+            write_manifest(manifest, utterances)
+        return manifest
 
     def location(self, root: Path) -> Path:
         """The manifest that `resolve` gives, there or not: nothing is built or fetched."""
+        if self.first is not None:
+            return root / "data" / self.corpus / f"{self.split}-first{self.first}.jsonl"
         if self.manifest is not None:
             return root / expand(self.manifest)
         return root / "data" / self.corpus / f"{self.split}.jsonl"
@@ -141,6 +154,7 @@ class Profile:
         range_method: how activation ranges follow from it; None for what is usual for the family.
         budgets: other settings of the synthesis, to compare what they cost and reach.
         ablations: variations of the first scheme, to compare what they cost.
+        shown: whether its results are kept and shown; those of a mere trial stay below `work/`.
     """
 
     name: str
@@ -154,10 +168,11 @@ class Profile:
     range_method: str | None = None
     budgets: tuple[SynthesisConfig, ...] = ()
     ablations: tuple[Ablation, ...] = ()
+    shown: bool = True
 
     def __post_init__(self) -> None:
         _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
-        _check_types(self, calibration_manifest=(str, type(None)))
+        _check_types(self, calibration_manifest=(str, type(None)), shown=bool)
         if not (self.models and self.corpora and self.schemes and self.calibrations):
             raise InputError(
                 f"The profile {self.name!r} needs a model, a corpus, a scheme and a calibration."
@@ -182,6 +197,10 @@ class Profile:
             first, *_ = self.quant_schemes(family)
             for ablation in self.ablations:
                 ablation.apply(first)
+
+    def folder(self, root: Path) -> Path:
+        """Where its results lie in a checkout."""
+        return root / ("results" if self.shown else "work/results") / self.name
 
     def resolve_calibration(self, root: Path) -> Path | None:
         """The manifest of recordings to calibrate on, where there is one."""

@@ -11,12 +11,15 @@ from typing import Any
 
 from zqlib.errors import InputError, ZqError
 from zqlib.files import write_json
-from zqlib.freshness import NOTEBOOKS, inputs, load_parameters, made_from, notebooks, status
-from zqlib.notebooks import carry_text, paths
+from zqlib.freshness import NOTEBOOKS, inputs, load_parameters, made_from, notebooks, page, status
+from zqlib.notebooks import carry_text
 from zqlib.processes import alone, end_with_parent
 from zqlib.workflow import PLAN, plan
 
 __all__ = ["RunError", "reproduce"]
+
+
+_UNTOLD = "A job failed or was killed, see above; run the same command again to go on where it was."
 
 
 class RunError(ZqError):
@@ -76,10 +79,10 @@ def reproduce(
         planned = plan(root, values, pages, shards)
         stale = []
         for (name, made), stamp in zip(pages.items(), planned["targets"], strict=True):
-            output = paths(root, profile, name)[1]
+            output = page(cut.folder(root), name)
             found = status(root, profile, name, made)
             if (root / stamp).is_file() and found.state == "fresh" and not force:
-                carry_text(root, profile, name, made)
+                carry_text(root, cut.folder(root), name, made)
                 print(f"{output.relative_to(root)} is up to date")
             else:
                 stale.append(stamp)
@@ -88,7 +91,7 @@ def reproduce(
         if stale:
             write_json(root / PLAN, {**planned, "targets": stale})
             _snakemake(root, on, dry_run)
-    return [paths(root, profile, name)[1] for name in names]
+    return [page(cut.folder(root), name) for name in names]
 
 
 def _snakemake(root: Path, on: str | None, dry_run: bool) -> None:
@@ -113,10 +116,9 @@ def _snakemake(root: Path, on: str | None, dry_run: bool) -> None:
         process.wait()
         raise
     if code:
-        told = [path.read_text(encoding="utf-8") for path in sorted(logs.rglob("*"))
-                if path.is_file() and path.stat().st_size]  # fmt: skip
-        raise RunError(told[0] if told else "A job was killed, for want of memory perhaps; run "
-                       "the same command again to go on where it was.")  # fmt: skip
+        told = (path.read_text(encoding="utf-8") for path in sorted(logs.rglob("*"))
+                if path.is_file())  # fmt: skip
+        raise RunError(next(filter(None, told), _UNTOLD))
 
 
 def _cores() -> str:

@@ -88,5 +88,5 @@ def layers_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
                 model_sha256=checkpoint.sha256, data_sha256=checkpoint.data_sha256(split)
             ),
         }
-        write_json(root / "results" / profile.name / "layers" / f"{checkpoint.name}.json", record)
+        write_json(profile.folder(root) / "layers" / f"{checkpoint.name}.json", record)
         yield record

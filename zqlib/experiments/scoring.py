@@ -101,7 +101,7 @@ def score_systems(
             settings |= {"scheme": program.scheme.to_json(), "calibration": program.calibration}
         hypotheses = hear(checkpoint, system, split)
         stored = Path("hypotheses") / f"{_name(checkpoint, system, split)}.jsonl"
-        write_hypotheses(root / "results" / profile.name / stored, hypotheses)
+        write_hypotheses(profile.folder(root) / stored, hypotheses)
         baseline = baseline or hypotheses
         score = word_error_rate(hypotheses)
         delta = paired_difference(baseline, hypotheses) if system.recipe else None
@@ -130,7 +130,7 @@ def score_systems(
             provenance=provenance(**settings, **system.details),
             variant=system.variant,
         )
-        write_record(root / "results", record)
+        write_record(profile.folder(root).parent, record)
         yield record
 
 

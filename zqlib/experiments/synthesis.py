@@ -70,7 +70,6 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[SynthesisResult]:
             "commit": commit(parameters.root),
             "provenance": provenance(model_sha256=checkpoint.sha256),
         }
-        write_json(
-            parameters.root / "results" / profile.name / "synthesis" / f"{model.name}.json", record
-        )
+        folder = profile.folder(parameters.root)
+        write_json(folder / "synthesis" / f"{model.name}.json", record)
         yield SynthesisResult(model, batches, before, after, record)
