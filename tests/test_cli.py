@@ -23,6 +23,7 @@ from checkpoints import (
     write_corpus,
     write_project,
 )
+from mistakes import left, one_sentence
 from test_results import FLOAT, RECORD
 
 from zqlib.evaluation import read_hypotheses
@@ -32,23 +33,10 @@ from zqlib.results import write_record
 
 ZQ = str(Path(sys.executable).parent / "zq")
 COMMANDS = (
-    "quantize", "export", "transcribe", "evaluate", "reproduce", "results", "corpus", "train"
+    "quantize", "export", "transcribe", "evaluate", "reproduce", "status", "results", "corpus",
+    "train",
 )  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
-
-
-def left(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
-def one_sentence(status: int, out: str, err: str) -> str:
-    """Check what every mistake must look like."""
-    assert status in (1, 2)
-    assert err.count("\n") == 1 and err.endswith("\n"), err
-    assert err.startswith("zq: ") and "Traceback" not in err
-    assert len(err) < 700 and err.endswith(".\n") and ".;" not in err
-    assert out == ""
-    return err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

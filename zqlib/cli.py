@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_LONGEST = 400
 _INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 app = typer.Typer(
@@ -64,7 +65,8 @@ def main() -> None:
     except ZqError as error:
         _exit(str(error), 1)
     except (OSError, SafetensorError) as error:
-        _exit(f"The system refused to read or write ({error}); check paths and disk space.", 1)
+        reason = str(error)[:_LONGEST]  # a path may have thousands of letters
+        _exit(f"The system refused to read or write ({reason}); check paths and disk space.", 1)
     if status == _INTERRUPTED:
         _exit("interrupted; what quantize, reproduce and train had done is kept.", _INTERRUPTED)
     sys.exit(status)

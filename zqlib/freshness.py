@@ -6,6 +6,7 @@ modules of zqlib that it reaches, the packages that these import, and the digest
 data. What this machine does not have is reported as not checked.
 """
 
+import ast
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -203,9 +204,15 @@ def _hypotheses(record: Path) -> Path:
 
 
 def _code(notebook: Path) -> list[str]:
-    """The code cells of a notebook."""
+    """The code cells of a notebook, each of them Python."""
     try:
         cells = read_json(notebook)["cells"]
-        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{notebook} is not a notebook ({error!r}); restore it.") from error
+    for cell in code:
+        try:
+            ast.parse(cell)
+        except SyntaxError as error:
+            raise InputError(f"{notebook} has a cell that is not Python ({error}).") from error
+    return code

@@ -59,6 +59,8 @@ def _parse(path: Path, number: int, line: str) -> Utterance:
         )
         if not isinstance(audio_filepath, str) or not isinstance(text, str):
             raise TypeError("audio_filepath and text must be strings")
+        if "\0" in audio_filepath:
+            raise ValueError("audio_filepath holds a NUL")
         if not (duration_s > 0 and math.isfinite(duration_s)):
             raise ValueError(f"duration {duration_s} is not positive")
     except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
