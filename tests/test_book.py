@@ -34,7 +34,8 @@ def build(root: Path) -> subprocess.CompletedProcess[str]:
 def copy_sources(target: Path) -> None:
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, target / name)
-    shutil.copytree(ROOT / "book", target / "book")
+    for name in ("book", "notebooks", "workflow"):
+        shutil.copytree(ROOT / name, target / name)
 
 
 def write_notebook(path: Path, profile: str) -> None:
@@ -61,10 +62,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The book built with the executed notebooks of this checkout and one made for the test."""
     root = tmp_path_factory.mktemp("book")
     copy_sources(root)
-    for notebook in ROOT.glob("results/*/notebooks/*.ipynb"):
-        copy = root / notebook.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(notebook, copy)
+    shutil.copytree(ROOT / "results", root / "results")
     write_notebook(root / "results/full/notebooks/made.ipynb", "full")
     killed = root / "results/full/notebooks/.wer.ipynb.x.tmp/wer.ipynb"  # see zqlib/files.py
     killed.parent.mkdir()
@@ -127,6 +125,13 @@ def test_a_broken_reference_fails_the_build(tmp_path: Path) -> None:
     with (tmp_path / "book/method.md").open("a") as chapter:
         chapter.write("\nSee {doc}`no-such-chapter`.\n")
     assert build(tmp_path).returncode != 0
+
+
+def test_every_page_of_results_has_its_badge(site: Path) -> None:
+    says = ("Fresh: ", "Stale: ", "Not known: ")
+    pages = [path.with_suffix(".html") for path in ROOT.glob("results/*/notebooks/*.ipynb")]
+    for page in pages:
+        assert any(text in (site / page.relative_to(ROOT)).read_text() for text in says)
 
 
 @pytest.mark.parametrize("page", ["book/method", "book/arithmetic", "results/full/notebooks/made"])

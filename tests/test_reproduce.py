@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -397,16 +398,22 @@ def kill_when(root: Path, moment: Callable[[], bool]) -> None:
         process.wait()
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(done: Path, root: Path) -> None:
+def small_files() -> None:
+    """From here on no file may grow beyond 36 KiB, which a page does: the disk is full."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (36 << 10, 36 << 10))
+
+
+def test_a_killed_run_and_a_full_disk_resume_to_the_same_bytes(done: Path, root: Path) -> None:
     for moment in begun(root).values():
         kill_when(root, moment)
         assert not list(root.glob("results/smoke/notebooks/*.ipynb"))
         for path in root.glob("results/smoke/records/*.json"):
             Record.from_json(json.loads(path.read_text()))  # whole
-    subprocess.run(
-        [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"], cwd=root, check=True,
-        capture_output=True,
-    )  # fmt: skip
+    command = [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"]
+    full = subprocess.run(command, cwd=root, capture_output=True, text=True, preexec_fn=small_files)
+    assert full.returncode == 1 and "too large" in full.stderr.splitlines()[-1]
+    assert not list(root.glob("results/smoke/notebooks/*"))
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
     expected = {
         name: content
         for name, content in contents(done / "results").items()

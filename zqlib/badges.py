@@ -2,13 +2,10 @@
 
 import json
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zqlib.errors import InputError
 from zqlib.freshness import Status, status
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 __all__ = ["badge", "setup"]
 
@@ -27,7 +24,7 @@ def badge(state: Status) -> str:
     return f":::{{{kind}}}\n{says}{reasons}{unchecked}\n:::\n"
 
 
-def _add_badge(app: "Sphinx", page: str, source: list[str]) -> None:
+def _add_badge(app: Any, page: str, source: list[str]) -> None:
     """Put the badge below the title of `results/<profile>/notebooks/<name>`."""
     path = PurePosixPath(page)
     if path.parent.name != "notebooks":
@@ -42,7 +39,7 @@ def _add_badge(app: "Sphinx", page: str, source: list[str]) -> None:
     source[0] = json.dumps(notebook)
 
 
-def setup(app: "Sphinx") -> dict[str, Any]:
-    """Called by Sphinx."""
+def setup(app: Any) -> dict[str, Any]:
+    """Called by Sphinx with its application."""
     app.connect("source-read", _add_badge)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -234,20 +234,17 @@ def recognise_manifest(
 
 
 def _read_partial(stream: FileIO, said: Sequence[tuple[str, str]]) -> list[Hypothesis]:
-    """Stored hypotheses of the first utterances; whatever follows them is cut off."""
+    """Stored hypotheses of the first utterances; none, and an empty file, if any line is of others.
+
+    A last line that an interruption cut off is removed.
+    """
     stream.seek(0)
-    done: list[Hypothesis] = []
-    sound = 0
-    for line in stream.read().splitlines(keepends=True):
-        try:
-            hypothesis = parse_hypothesis(line.decode())
-        except (InputError, UnicodeDecodeError):
-            break
-        if not line.endswith(b"\n") or len(done) == len(said):
-            break
-        if (hypothesis.utterance, hypothesis.reference) != said[len(done)]:
-            break
-        done.append(hypothesis)
-        sound += len(line)
-    stream.truncate(sound)
+    *lines, rest = stream.read().split(b"\n")
+    try:
+        done = [parse_hypothesis(line.decode()) for line in lines]
+    except (InputError, UnicodeDecodeError):
+        done = []
+    if [(h.utterance, h.reference) for h in done] != said[: len(done)]:
+        done = []
+    stream.truncate(stream.tell() - len(rest) if done else 0)
     return done
