@@ -190,3 +190,15 @@ def test_a_manifest_of_the_users_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_an_unknown_corpus_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="corpus 'c' is unknown"):
         CorpusSplit("c", "s").resolve(tmp_path)
+
+
+def test_only_the_first_utterances(tmp_path: Path) -> None:
+    whole = read_manifest(write_corpus(tmp_path / "corpus", 3))
+    split = CorpusSplit("noises", "test", "corpus/test.jsonl", complete_utterances=3, first=2)
+    assert not split.location(tmp_path).exists()
+    manifest = split.resolve(tmp_path)
+    assert manifest == split.location(tmp_path)
+    found = read_manifest(manifest)
+    assert [(u.text, u.duration_s) for u in found] == [(u.text, u.duration_s) for u in whole[:2]]
+    assert all(u.audio_path.is_file() for u in found)
+    assert split.all_caveats(found) == ("subset of 2 of 3",)
