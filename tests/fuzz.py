@@ -8,6 +8,7 @@ value by value. A file on which a reader raises anything but ZqError is kept, an
 """
 
 import argparse
+import gzip
 import json
 import random
 import sys
@@ -21,8 +22,7 @@ from typing import Any
 
 import yaml
 from checkpoints import checkpoint, quantized, write_corpus
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 from zqlib.archives import read_members
 from zqlib.corpora.manifest import read_manifest
@@ -113,23 +113,26 @@ def zq_files(folder: Path) -> Callable[[random.Random], bytes]:
     path = folder / "tiny.zq"
     quantized(checkpoint(folder)).save(path)
     whole = path.read_bytes()
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["zq"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    content = gzip.decompress(whole)
+    described = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header, tensors = json.loads(described["__metadata__"]["zq"]), load(content)
 
     def make(rng: random.Random) -> bytes:
-        if rng.random() < 0.3:
-            return change_bytes(whole, rng)
         program, kept = header["program"], dict(tensors)
-        if rng.random() < 0.7:
-            program = change_value(program, rng)
-        else:
-            name = rng.choice(list(kept))
-            value = kept[name]
-            kept[name] = rng.choice((value.reshape(-1)[:0], value * 99, value.float()))
+        match rng.randrange(5):
+            case 0:
+                return change_bytes(whole, rng)
+            case 1:
+                return gzip.compress(change_bytes(content, rng))
+            case 2:
+                name = rng.choice(list(kept))
+                value = kept[name]
+                kept[name] = rng.choice((value.reshape(-1)[:0], value * 99, value.float()))
+            case _:
+                program = change_value(program, rng)
         digest = storage._digest(program, kept)
         changed = {**header, "program": program, "sha256": digest}
-        return save(kept, {"zq": json.dumps(changed)})
+        return gzip.compress(save(kept, {"zq": json.dumps(changed)}))
 
     return make
 

@@ -4,6 +4,7 @@
 tar archives; here are the contents of files.
 """
 
+import gzip
 import json
 import shutil
 import struct
@@ -84,7 +85,7 @@ def test_audio(zq: Run, here: Path, prepared: Path, kind: str) -> None:
 
 
 def tensors_file(header: bytes, claimed: int | None = None) -> bytes:
-    return struct.pack("<Q", len(header) if claimed is None else claimed) + header
+    return gzip.compress(struct.pack("<Q", len(header) if claimed is None else claimed) + header)
 
 
 YAML_BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\n" + b"".join(

@@ -235,7 +235,7 @@ def status(
     from zqlib import freshness
     from zqlib.profiles import load_profile, profile_names
 
-    _check_format(format)
+    check_format(format)
     root = Path(".")
     found = {
         (name, notebook): freshness.status(root, name, notebook)

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 from checkpoints import write_audio
-from test_cli import left, one_sentence
+from mistakes import left, one_sentence
 
 from zqlib.audio import audio_features, pad_features
 from zqlib.evaluation import decode_batch
