@@ -9,7 +9,7 @@ data. What this machine does not have is reported as not checked.
 import ast
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from zqlib.digests import code_digest, data_digest, environment, imported_names,
 from zqlib.errors import InputError
 from zqlib.files import read_json, sha256_file, write_json
 from zqlib.parameters import Parameters
-from zqlib.profiles import Profile
+from zqlib.profiles import Profile, profile_path
 
 __all__ = [
     "NOTEBOOKS",
@@ -104,7 +104,7 @@ def made_from(
     cells = _code(root / "notebooks" / f"{name}.ipynb")
     modules = {found for cell in cells for found in imported_names(cell)}
     others = {key for notebook, key in _COMPARISONS.items() if notebook != name}
-    profile = asdict(load_parameters(root, values).load_profile())
+    profile = read_json(profile_path(root, values["profile"]))
     found: dict[str, Any] = json.loads(json.dumps({
         "code": [code_digest(cell) for cell in cells],
         "parameters": values,

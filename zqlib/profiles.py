@@ -15,7 +15,15 @@ from zqlib.files import read_json
 from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
 from zqlib.synthesis import REDUCED, SynthesisConfig
 
-__all__ = ["Ablation", "CorpusSplit", "ModelSource", "Profile", "load_profile", "profile_names"]
+__all__ = [
+    "Ablation",
+    "CorpusSplit",
+    "ModelSource",
+    "Profile",
+    "load_profile",
+    "profile_names",
+    "profile_path",
+]
 
 _FOLDER = Path("workflow") / "profiles"
 _FAMILIES = ("quartznet", "jasper", "conformer")
@@ -281,6 +289,11 @@ def expand(path: str) -> str:
     return re.sub(r"\$\{(\w+)\}", value, path)
 
 
+def profile_path(root: Path, name: str) -> Path:
+    """The file of a profile of a checkout."""
+    return root / _FOLDER / f"{name}.json"
+
+
 def profile_names(root: Path) -> list[str]:
     """Names of the profiles of a checkout.
 
@@ -302,7 +315,7 @@ def load_profile(root: Path, name: str) -> Profile:
     known = profile_names(root)
     if name not in known:
         raise InputError(f"The profile {name!r} is unknown; use one of {', '.join(known)}.")
-    profile = Profile.from_json(read_json(root / _FOLDER / f"{name}.json"))
+    profile = Profile.from_json(read_json(profile_path(root, name)))
     if profile.name != name:
         raise InputError(f"The profile in {name}.json calls itself {profile.name!r}; rename one.")
     return profile
