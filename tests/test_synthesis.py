@@ -94,8 +94,29 @@ def test_statistics_are_those_of_the_valid_frames_alone(model: CTCModel) -> None
         torch.testing.assert_close(found[name][1].double(), variance, atol=1e-5, rtol=1e-4)
 
 
-def test_the_loss_falls(model: CTCModel) -> None:
-    for batch in run(model, steps=30):
+@pytest.mark.parametrize("lengths", [[30, 30, 30], [30, 1, 17]])
+def test_moments_and_their_gradient_are_torchs(lengths: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 1, 30, generator=generator).contiguous(memory_format=torch.channels_last)
+    factors = torch.randn(2, 5, generator=generator)
+    found = []
+    for moments in (synthesis._Moments.apply, plain_moments):
+        leaf = x.clone().requires_grad_()
+        mean, variance = moments(leaf, torch.tensor(lengths))
+        (factors * torch.stack([mean, variance])).sum().backward()
+        found.append((mean.detach(), variance.detach(), leaf.grad))
+    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
+
+
+def plain_moments(x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    valid = [row[:, 0, :length] for row, length in zip(x, lengths, strict=True)]
+    variance, mean = torch.var_mean(torch.cat(valid, dim=1), dim=1, correction=0)
+    return mean, variance
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_loss_falls(model: CTCModel, bfloat16: bool) -> None:
+    for batch in run(model, steps=30, bfloat16=bfloat16):
         total = batch.loss.sum(1)
         assert total.shape == (31,)
         assert total[-1] < 0.8 * total[0]
@@ -208,7 +229,7 @@ def variants(tmp_path: Path) -> Iterator[tuple[str, CTCModel, dict[str, Any]]]:
     for change in (
         {"seed": 1}, {"steps": 5}, {"frames": 49}, {"min_frames": 21}, {"deviation": "authors"},
         {"learning_rate": 0.04}, {"init_amplitude": 0.2}, {"patience": 1}, {"batch_size": 4},
-        {"initialisation": "pink"},
+        {"initialisation": "pink"}, {"bfloat16": True},
     ):  # fmt: skip
         yield str(change), plain, change
 
@@ -259,7 +280,7 @@ def test_the_defaults_are_the_authors() -> None:
         {"learning_rate": float("inf")}, {"min_learning_rate": -1}, {"init_amplitude": 0},
         {"init_amplitude": None}, {"initialisation": "white"}, {"deviation": "both"},
         {"initialisation": "pink", "frames": 1, "min_frames": 1}, {"deviation": ["model"]},
-        {"seed": -1},
+        {"seed": -1}, {"bfloat16": "yes"},
         {"seed": "x"}, {"seed": 10**30}, {"seed": None}, ["steps"], 5, "steps",
     ],
     ids=str,
