@@ -12,6 +12,7 @@ from checkpoints import BLOCKS, checkpoint
 from torch.distributions import Normal, kl_divergence
 
 from zqlib import synthesis
+from zqlib.batch_statistics import layer_statistics
 from zqlib.errors import InputError
 from zqlib.models import CTCModel
 from zqlib.models.jasper import BlockConfig
@@ -21,7 +22,6 @@ from zqlib.synthesis import (
     SynthesisConfig,
     SyntheticBatch,
     as_calibration,
-    layer_statistics,
     noise_batches,
     synthesize,
 )
@@ -92,26 +92,6 @@ def test_statistics_are_those_of_the_valid_frames_alone(model: CTCModel) -> None
         variance, mean = torch.var_mean(frames, dim=1, correction=0)
         torch.testing.assert_close(found[name][0].double(), mean, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(found[name][1].double(), variance, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("lengths", [[30, 30, 30], [30, 1, 17]])
-def test_moments_and_their_gradient_are_torchs(lengths: list[int]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 5, 1, 30, generator=generator).contiguous(memory_format=torch.channels_last)
-    factors = torch.randn(2, 5, generator=generator)
-    found = []
-    for moments in (synthesis._Moments.apply, plain_moments):
-        leaf = x.clone().requires_grad_()
-        mean, variance = moments(leaf, torch.tensor(lengths))
-        (factors * torch.stack([mean, variance])).sum().backward()
-        found.append((mean.detach(), variance.detach(), leaf.grad))
-    torch.testing.assert_close(*found, atol=1e-6, rtol=1e-5)
-
-
-def plain_moments(x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    valid = [row[:, 0, :length] for row, length in zip(x, lengths, strict=True)]
-    variance, mean = torch.var_mean(torch.cat(valid, dim=1), dim=1, correction=0)
-    return mean, variance
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from zqlib.audio import audio_features
+from zqlib.batch_statistics import layer_statistics
 from zqlib.calibration_data import calibration_batches
 from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
@@ -31,7 +32,6 @@ from zqlib.synthesis import (
     SynthesisConfig,
     SyntheticBatch,
     as_calibration,
-    layer_statistics,
     synthesize,
 )
 

@@ -21,17 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from zqlib import batch_statistics
+from zqlib.batch_statistics import BatchStatistics, divergence
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
 from zqlib.models import layers
-from zqlib.models.layers import BatchNorm, masked
 
 __all__ = [
     "REDUCED",
     "SynthesisConfig",
     "SyntheticBatch",
     "as_calibration",
-    "layer_statistics",
     "noise_batches",
     "synthesize",
 ]
@@ -119,7 +119,7 @@ class SynthesisConfig:
 
 
 REDUCED = SynthesisConfig(batches=1, steps=20, initialisation="pink")
-"""The default of `zq quantize`: about a minute for QuartzNet-15x5 on two cores.
+"""The default of `zq quantize`: about a minute for QuartzNet-15x5 on one core.
 
 The book's page on the budget of the synthesis compares it with longer ones, which gained nothing
 there that the intervals could tell from chance.
@@ -140,70 +140,6 @@ class SyntheticBatch:
     features: Tensor
     lengths: Tensor
     loss: Tensor
-
-
-class _Statistics:
-    """Mean and variance over valid frames at the input of every BatchNorm of a network."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.norms = {n: m for n, m in network.named_modules() if isinstance(m, BatchNorm)}
-        if not self.norms:
-            raise InputError("The model has no BatchNorm, so it holds no statistics to match.")
-        self.values: dict[str, tuple[Tensor, Tensor]] = {}
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> Self:
-        for name, norm in self.norms.items():
-
-            def hook(_: nn.Module, inputs: tuple[Tensor, Tensor], name: str = name) -> None:
-                self.values[name] = _Moments.apply(*inputs)  # type: ignore[no-untyped-call]
-
-            self._handles.append(norm.register_forward_pre_hook(hook))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
-class _Moments(torch.autograd.Function):
-    """Mean and biased variance per channel of (batch, channels, 1, frames), valid frames only.
-
-    Written out, because `torch.var_mean` takes ten times as long over the channels-last order, and
-    the gradient of both together is one product and one sum per element.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.count = int(lengths.sum())
-        mean = masked(x, lengths).sum((0, 2, 3), dtype=torch.float32) / ctx.count
-        centred = masked(x - mean[:, None, None], lengths)
-        ctx.save_for_backward(x, lengths, mean)
-        return mean, centred.square_().sum((0, 2, 3)) / ctx.count
-
-    @staticmethod
-    def backward(ctx: Any, by_mean: Tensor, by_variance: Tensor) -> tuple[Tensor, None]:
-        x, lengths, mean = ctx.saved_tensors
-        factor = 2 * by_variance / ctx.count
-        offset = by_mean / ctx.count - factor * mean
-        return masked(torch.addcmul(offset[:, None, None], x, factor[:, None, None]), lengths), None
-
-
-def _divergence(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
-    """Mean over channels of KL( N(mu_bn, sigma_bn) || N(mu_batch, sigma_batch) )."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    target, variance = norm.running_var + eps, variance + eps
-    shift = (norm.running_mean - mean).square()
-    return (0.5 * torch.log(variance / target) + (target + shift) / (2 * variance) - 0.5).mean()
-
-
-def layer_statistics(
-    network: nn.Module, features: Tensor, lengths: Tensor
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance per channel at the input of every BatchNorm, by module name."""
-    with torch.no_grad(), _Statistics(network) as statistics:
-        network(features, lengths)
-    return statistics.values
 
 
 def synthesize(
@@ -257,7 +193,12 @@ def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
     parts = [settings, n_mels, torch.__version__, str(network)]
     digest = hashlib.sha256(json.dumps(parts).encode())
     # the cache outlives a version of this package
-    for module in (__file__, layers.__file__, inspect.getfile(type(network))):
+    for module in (
+        __file__,
+        batch_statistics.__file__,
+        layers.__file__,
+        inspect.getfile(type(network)),
+    ):
         digest.update(Path(module).read_bytes())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -315,13 +256,13 @@ def _synthesize_batch(
         optimizer, patience=config.patience, min_lr=config.min_learning_rate
     )
     history = []
-    with _Statistics(network) as statistics:
+    with BatchStatistics(network) as statistics:
         for step in range(config.steps + 1):
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
                 network(features, lengths)
             losses = torch.stack(
                 [
-                    _divergence(
+                    divergence(
                         norm,
                         *statistics.values[name],
                         eps=norm.eps if config.deviation == "model" else _AUTHORS_EPS,
