@@ -15,6 +15,14 @@ from checkpoints import SYNTHESIS, checkpoint, quantized, write_corpus
 from zqlib import cli
 
 
+def pytest_configure() -> None:
+    """Kernels of the engine triton are interpreted, unless the caller says TRITON_INTERPRET=0.
+
+    Set before any test is imported, since Triton reads it once, when somebody first imports it.
+    """
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
 @pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder of real models and speech that the environment variable ZQ_ASSETS names."""

@@ -231,6 +231,15 @@ def test_the_compiled_engine_hears_the_same(folder: Path) -> None:
     assert texts[0] == texts[1] and len({*texts[0]}) > 1
 
 
+def test_an_engine_that_cannot_run_is_not_replaced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(InputError, match="engine triton needs an NVIDIA GPU"):
+        load_recogniser(folder / "tiny0.zq", "triton")
+
+
 def test_threads_of_another_engine_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="belongs to the engine cpu"):
         load_recogniser(folder / "tiny0.zq", threads=2)
@@ -240,6 +249,7 @@ def test_engines_may_be_named(folder: Path) -> None:
     assert load_recogniser(folder / "tiny0.zq", "cpu").engine == "cpu"
     assert load_recogniser(folder / "tiny0.nemo", "float").engine == "float"
     assert load_recogniser(folder / "tiny0.zq", "reference").engine == "reference"
+    assert load_recogniser(folder / "tiny0.zq", "triton").engine == "triton"
 
 
 @pytest.mark.parametrize("size", [0, -1])

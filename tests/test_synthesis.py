@@ -12,6 +12,7 @@ from checkpoints import BLOCKS, checkpoint
 from torch.distributions import Normal, kl_divergence
 
 from zqlib import synthesis
+from zqlib.batch_statistics import layer_statistics
 from zqlib.errors import InputError
 from zqlib.models import CTCModel
 from zqlib.models.jasper import BlockConfig
@@ -21,7 +22,6 @@ from zqlib.synthesis import (
     SynthesisConfig,
     SyntheticBatch,
     as_calibration,
-    layer_statistics,
     noise_batches,
     synthesize,
 )
@@ -94,8 +94,9 @@ def test_statistics_are_those_of_the_valid_frames_alone(model: CTCModel) -> None
         torch.testing.assert_close(found[name][1].double(), variance, atol=1e-5, rtol=1e-4)
 
 
-def test_the_loss_falls(model: CTCModel) -> None:
-    for batch in run(model, steps=30):
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_loss_falls(model: CTCModel, bfloat16: bool) -> None:
+    for batch in run(model, steps=30, bfloat16=bfloat16):
         total = batch.loss.sum(1)
         assert total.shape == (31,)
         assert total[-1] < 0.8 * total[0]
@@ -208,7 +209,7 @@ def variants(tmp_path: Path) -> Iterator[tuple[str, CTCModel, dict[str, Any]]]:
     for change in (
         {"seed": 1}, {"steps": 5}, {"frames": 49}, {"min_frames": 21}, {"deviation": "authors"},
         {"learning_rate": 0.04}, {"init_amplitude": 0.2}, {"patience": 1}, {"batch_size": 4},
-        {"initialisation": "pink"},
+        {"initialisation": "pink"}, {"bfloat16": True},
     ):  # fmt: skip
         yield str(change), plain, change
 
@@ -259,7 +260,7 @@ def test_the_defaults_are_the_authors() -> None:
         {"learning_rate": float("inf")}, {"min_learning_rate": -1}, {"init_amplitude": 0},
         {"init_amplitude": None}, {"initialisation": "white"}, {"deviation": "both"},
         {"initialisation": "pink", "frames": 1, "min_frames": 1}, {"deviation": ["model"]},
-        {"seed": -1},
+        {"seed": -1}, {"bfloat16": "yes"},
         {"seed": "x"}, {"seed": 10**30}, {"seed": None}, ["steps"], 5, "steps",
     ],
     ids=str,

@@ -44,7 +44,7 @@ app = typer.Typer(
 
 Engine = Annotated[
     str | None,
-    typer.Option(help="reference or cpu, for a .zq program [default: reference]"),
+    typer.Option(help="reference, cpu or triton, for a .zq program [default: reference]"),
 ]
 Threads = Annotated[
     int | None, typer.Option(help="of the engine cpu [default: as many as torch uses]")

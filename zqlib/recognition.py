@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from zqlib.evaluation import (
     parse_hypothesis,
 )
 from zqlib.integer import reference
-from zqlib.integer.backends import cpu
+from zqlib.integer.backends import cpu, triton
 from zqlib.models import CTCModel, load_model
 from zqlib.quantized_model import QuantizedModel, load_quantized
 
@@ -37,7 +37,7 @@ __all__ = [
     "transcribe",
 ]
 
-Engine = Literal["float", "reference", "cpu"]
+Engine = Literal["float", "reference", "cpu", "triton"]
 
 
 class Recogniser(Protocol):
@@ -84,12 +84,13 @@ class IntegerRecogniser:
 
     Args:
         model: the program with its front-end and labels.
-        engine: `reference` (torch integer tensors) or `cpu` (compiled kernels).
+        engine: `reference` (torch integer tensors), `cpu` (compiled kernels) or `triton` (an NVIDIA
+            GPU).
         threads: of the engine `cpu`; None for as many as torch uses.
 
     Raises:
-        InputError: an engine that does not run integer programs, or `cpu` where its kernels cannot
-            be compiled.
+        InputError: an engine that does not run integer programs, `cpu` where its kernels cannot be
+            compiled, or `triton` where there is no GPU for it.
     """
 
     def __init__(
@@ -101,9 +102,12 @@ class IntegerRecogniser:
         elif engine == "cpu":
             count = torch.get_num_threads() if threads is None else threads
             self._run = cpu.Executor(model.program, count).run
+        elif engine == "triton":
+            self._run = triton.Executor(model.program).run
         else:
             raise InputError(
-                f"The engine {engine!r} does not run integer programs; use reference or cpu."
+                f"The engine {engine!r} does not run integer programs; "
+                "use reference, cpu or triton."
             )
         self.model, self.engine = model, engine
         self.name, self.front_end, self.labels = model.name, model.front_end, model.labels
@@ -138,9 +142,7 @@ def load_recogniser(
     if path.suffix == ".zq":
         if engine == "float":
             raise InputError(f"{path} is an integer program; give the .nemo file for float.")
-        return IntegerRecogniser(
-            load_quantized(path), "cpu" if engine == "cpu" else "reference", threads
-        )
+        return IntegerRecogniser(load_quantized(path), cast(Engine, engine or "reference"), threads)
     raise InputError(f"{path} is neither a .nemo checkpoint nor a .zq program.")
 
 

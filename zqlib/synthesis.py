@@ -21,17 +21,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from zqlib import batch_statistics
+from zqlib.batch_statistics import BatchStatistics, divergence
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
 from zqlib.models import layers
-from zqlib.models.layers import BatchNorm
 
 __all__ = [
     "REDUCED",
     "SynthesisConfig",
     "SyntheticBatch",
     "as_calibration",
-    "layer_statistics",
     "noise_batches",
     "synthesize",
 ]
@@ -60,6 +60,7 @@ class SynthesisConfig:
         deviation: `model` puts the BatchNorm's own eps under the square root of both variances;
             `authors` puts 1e-6 (paper.md, shortcut 6).
         seed: of the initial noise and the lengths; batch i uses seed + i.
+        bfloat16: compute products in bfloat16; pays on processors with instructions for it.
     """
 
     batches: int = 20
@@ -74,6 +75,7 @@ class SynthesisConfig:
     init_amplitude: float = 0.3
     deviation: Deviation = "model"
     seed: int = 0
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batches", "batch_size", "frames", "min_frames", "patience"):
@@ -89,6 +91,8 @@ class SynthesisConfig:
                 raise InputError(f"The synthesis needs a positive number as its {name}.")
         if type(self.seed) is not int or not 0 <= self.seed < _SEEDS:
             raise InputError(f"The synthesis needs an integer seed from 0 to {_SEEDS - 1}.")
+        if type(self.bfloat16) is not bool:
+            raise InputError("The synthesis needs true or false as its bfloat16.")
         if self.initialisation not in get_args(Initialisation):
             raise InputError(f"initialisation is {self.initialisation!r}; use 'uniform' or 'pink'.")
         if self.initialisation == "pink" and self.frames < 2:
@@ -115,7 +119,7 @@ class SynthesisConfig:
 
 
 REDUCED = SynthesisConfig(batches=1, steps=20, initialisation="pink")
-"""The default of `zq quantize`: about a minute for QuartzNet-15x5 on two cores.
+"""The default of `zq quantize`: about a minute for QuartzNet-15x5 on one core.
 
 The book's page on the budget of the synthesis compares it with longer ones, which gained nothing
 there that the intervals could tell from chance.
@@ -136,59 +140,6 @@ class SyntheticBatch:
     features: Tensor
     lengths: Tensor
     loss: Tensor
-
-
-class _Statistics:
-    """Mean and variance over valid frames at the input of every BatchNorm of a network."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.norms = {n: m for n, m in network.named_modules() if isinstance(m, BatchNorm)}
-        if not self.norms:
-            raise InputError("The model has no BatchNorm, so it holds no statistics to match.")
-        self.values: dict[str, tuple[Tensor, Tensor]] = {}
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> Self:
-        for name, norm in self.norms.items():
-
-            def hook(_: nn.Module, inputs: tuple[Tensor, Tensor], name: str = name) -> None:
-                self.values[name] = _moments(*inputs)
-
-            self._handles.append(norm.register_forward_pre_hook(hook))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-
-def _moments(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of (batch, channels, 1, frames), valid frames only."""
-    if int(lengths.min()) == x.shape[3]:
-        variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-        return mean, variance
-    valid = (torch.arange(x.shape[3]) < lengths[:, None])[:, None, None, :]
-    count = lengths.sum()
-    mean = (x * valid).sum((0, 2, 3)) / count
-    centred = (x - mean[:, None, None]) * valid
-    return mean, centred.square().sum((0, 2, 3)) / count
-
-
-def _divergence(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
-    """Mean over channels of KL( N(mu_bn, sigma_bn) || N(mu_batch, sigma_batch) )."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    target, variance = norm.running_var + eps, variance + eps
-    shift = (norm.running_mean - mean).square()
-    return (0.5 * torch.log(variance / target) + (target + shift) / (2 * variance) - 0.5).mean()
-
-
-def layer_statistics(
-    network: nn.Module, features: Tensor, lengths: Tensor
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and variance per channel at the input of every BatchNorm, by module name."""
-    with torch.no_grad(), _Statistics(network) as statistics:
-        network(features, lengths)
-    return statistics.values
 
 
 def synthesize(
@@ -242,7 +193,12 @@ def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
     parts = [settings, n_mels, torch.__version__, str(network)]
     digest = hashlib.sha256(json.dumps(parts).encode())
     # the cache outlives a version of this package
-    for module in (__file__, layers.__file__, inspect.getfile(type(network))):
+    for module in (
+        __file__,
+        batch_statistics.__file__,
+        layers.__file__,
+        inspect.getfile(type(network)),
+    ):
         digest.update(Path(module).read_bytes())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -300,12 +256,13 @@ def _synthesize_batch(
         optimizer, patience=config.patience, min_lr=config.min_learning_rate
     )
     history = []
-    with _Statistics(network) as statistics:
+    with BatchStatistics(network) as statistics:
         for step in range(config.steps + 1):
-            network(features, lengths)
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+                network(features, lengths)
             losses = torch.stack(
                 [
-                    _divergence(
+                    divergence(
                         norm,
                         *statistics.values[name],
                         eps=norm.eps if config.deviation == "model" else _AUTHORS_EPS,

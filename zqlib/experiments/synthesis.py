@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
+from zqlib.batch_statistics import layer_statistics
 from zqlib.experiments.systems import Checkpoint, checkpoints
 from zqlib.files import write_json
 from zqlib.models import CTCModel
 from zqlib.parameters import Parameters
 from zqlib.results import commit, device_name, provenance
-from zqlib.synthesis import SyntheticBatch, layer_statistics, synthesize
+from zqlib.synthesis import SyntheticBatch, synthesize
 
 __all__ = ["SynthesisResult", "synthesis_experiment", "synthetic_set"]
 

@@ -8,12 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["BatchNorm", "masked_conv", "valid_frames"]
+__all__ = ["BatchNorm", "masked", "masked_conv", "valid_frames"]
 
 
 def valid_frames(frames: int, lengths: Tensor) -> Tensor:
     """(batch, frames) bool: which frames belong to an utterance."""
     return torch.arange(frames) < lengths[:, None]
+
+
+def masked(x: Tensor, lengths: Tensor) -> Tensor:
+    """(batch, channels, 1, frames) with 0 beyond each utterance's length; `x` if all are full."""
+    if int(lengths.min()) == x.shape[3]:  # a product less, which costs as much as a BatchNorm
+        return x
+    return x * valid_frames(x.shape[3], lengths)[:, None, None, :]
 
 
 def masked_conv(
@@ -32,9 +39,8 @@ def masked_conv(
     Returns:
         (batch, out, 1, frames') and the new lengths.
     """
-    valid = valid_frames(x.shape[3], lengths)
     x = functional.conv2d(
-        x * valid[:, None, None, :], weight.unsqueeze(2), bias,
+        masked(x, lengths), weight.unsqueeze(2), bias,
         (1, stride), (0, padding), (1, dilation), groups,
     )  # fmt: skip
     span = dilation * (weight.shape[2] - 1)

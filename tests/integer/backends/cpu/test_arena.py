@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny import BLOCKS, lowered, reproducible
 
 from zqlib.integer.backends.cpu.arena import ALIGNMENT, SLACK, place
-from zqlib.integer.backends.cpu.fusion import Job, fuse
+from zqlib.integer.backends.fusion import Job, fuse
 from zqlib.integer.operators import Conv1d, Requantize
 
 PROGRAMS = {topology: lowered(topology)[0] for topology in BLOCKS}

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from single import assert_same, program_of
+from same import assert_same
+from single import program_of
 from tiny import integers, reproducible, single_conv
 
 from zqlib.integer.arithmetic import dyadic
-from zqlib.integer.backends.cpu.fusion import fuse
+from zqlib.integer.backends.fusion import fuse
 from zqlib.integer.nonlinear import exponent_multiplier
 from zqlib.integer.operators import Conv2d, Sigmoid, Swish
 from zqlib.integer.program import ACCUMULATOR, Conv1d, Requantize, TensorType, Term

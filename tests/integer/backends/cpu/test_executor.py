@@ -8,7 +8,7 @@ import tiny_conformer
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from single import AVAILABLE, assert_same
+from same import AVAILABLE, assert_same
 from tiny import BLOCKS, N_MELS, integers, lowered, reproducible
 from tiny import single_conv as single_conv_program
 

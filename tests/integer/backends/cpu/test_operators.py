@@ -4,22 +4,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from single import assert_same, program_of
+from same import assert_same
+from single import attention_program, one, program_of
 from tiny import integers, reproducible
-from torch import Tensor
 
 from zqlib.errors import InputError
 from zqlib.integer.arithmetic import dyadic
 from zqlib.integer.backends.cpu import Executor
 from zqlib.integer.nonlinear import LayerNormConstants, exponent_multiplier
 from zqlib.integer.operators import Attention, LayerNorm, Positions, Product, Sigmoid, Swish
-from zqlib.integer.program import ACCUMULATOR, Program, Requantize, TensorType, Term
+from zqlib.integer.program import ACCUMULATOR, Requantize, TensorType, Term
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
-
-
-def one(multiplier: float) -> tuple[Tensor, Tensor]:
-    return dyadic(torch.tensor([multiplier], dtype=torch.float64))
 
 
 @reproducible
@@ -116,28 +112,6 @@ def test_product(second: torch.dtype) -> None:
     for reads in (("x", "y"), ("y", "x")):
         program = program_of(types, copy, Product("product", reads, "z"))
         assert_same(program, values, torch.tensor([1200, 7]), threads=2)
-
-
-def attention_program(
-    heads: int, size: int, most: int, seed: int, score: float = 2.0**-3
-) -> Program:
-    """Query, key and value are three requantizations of x."""
-    channels = heads * size
-    kind = TensorType(channels, torch.int8, -128, 127)
-    types = dict.fromkeys("xqkvp", kind) | {"y": ACCUMULATOR(channels)}
-    generator = torch.Generator().manual_seed(seed)
-    copies = [
-        Requantize(name, (Term("x", *dyadic(torch.rand(channels, generator=generator).double())),),
-                   name)
-        for name in "qkv"
-    ]  # fmt: skip
-    table = integers((most, channels), -127, 127, torch.int8, seed + 1)
-    biases = integers((2, channels), -3000, 3000, torch.int32, seed + 2)
-    attention = Attention(
-        "attention", ("q", "k", "v", "p"), "y", heads, biases[0].clone(), biases[1].clone(),
-        one(score), one(score / 2), exponent_multiplier(2.0**-12),
-    )  # fmt: skip
-    return program_of(types, *copies, Positions("positions", "x", "p", table), attention)
 
 
 @reproducible

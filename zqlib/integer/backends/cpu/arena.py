@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from zqlib.integer.backends.cpu.fusion import Job
+from zqlib.integer.backends.fusion import Job
 
 __all__ = ["ALIGNMENT", "SLACK", "place"]
 

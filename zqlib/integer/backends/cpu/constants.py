@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zqlib.integer.backends.cpu.fusion import Job
 from zqlib.integer.backends.cpu.layout import Image, planes_last
 from zqlib.integer.backends.cpu.packing import (
     Array,
@@ -17,7 +16,8 @@ from zqlib.integer.backends.cpu.packing import (
     pack_panels,
     pad_channels,
 )
-from zqlib.integer.nonlinear import sigmoid, swish
+from zqlib.integer.backends.fusion import Job
+from zqlib.integer.backends.tables import function_table
 from zqlib.integer.operators import (
     Attention,
     Conv1d,
@@ -127,7 +127,9 @@ class Constants:
                 yield "e", shift.numpy()
                 yield "rounding", rounding.numpy()
             case Sigmoid() | Swish():
-                yield "table", _table(operator, self.program.tensors)
+                target = self.program.tensors[operator.output]
+                table = function_table(operator, self.program.tensors)
+                yield "table", (table.short() + zero_byte(target)).numpy().astype(np.uint8)
             case Positions():
                 yield "table", operator.table.contiguous().numpy()
             case Attention():
@@ -158,15 +160,3 @@ def _scores_fit_int32(attention: Attention) -> bool:
         largest += bound * int(m) >> int(e)
     m, e = attention.exponent
     return largest < 2**30 and (2 * largest * int(m) >> int(e)) + 1 < 2**31
-
-
-def _table(operator: Sigmoid | Swish, tensors: Mapping[str, TensorType]) -> Array:
-    """The reference's value for everything that the input can hold, as bytes."""
-    source, target = tensors[operator.input], tensors[operator.output]
-    x = torch.arange(source.low, source.high + 1)
-    if isinstance(operator, Sigmoid):
-        y = sigmoid(x, *operator.exponent, operator.high)
-    else:
-        y = swish(x, operator.exponent, operator.gain) + operator.zero
-        y = y.clamp(target.low, target.high)
-    return (y + zero_byte(target)).numpy().astype(np.uint8)

@@ -13,10 +13,10 @@ from zqlib.errors import InputError
 from zqlib.integer.backends.cpu import arguments as c
 from zqlib.integer.backends.cpu.arena import ALIGNMENT, SLACK, place
 from zqlib.integer.backends.cpu.constants import Constants, zero_byte
-from zqlib.integer.backends.cpu.fusion import fuse, split_constant
 from zqlib.integer.backends.cpu.library import library
 from zqlib.integer.backends.cpu.packing import Array, aligned
 from zqlib.integer.backends.cpu.steps import Extent, Steps, extent_after
+from zqlib.integer.backends.fusion import fuse, split_constant
 from zqlib.integer.batch import check_input, output_lengths
 from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions
 from zqlib.integer.program import Program

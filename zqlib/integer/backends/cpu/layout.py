@@ -8,7 +8,7 @@ that order, and nothing is turned around. The program does not see it.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from zqlib.integer.backends.cpu.fusion import Job
+from zqlib.integer.backends.fusion import Job
 from zqlib.integer.operators import Conv1d, Conv2d, Requantize
 from zqlib.integer.program import Program
 

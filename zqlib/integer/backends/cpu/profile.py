@@ -9,9 +9,9 @@ from torch import Tensor
 
 from zqlib.integer.backends.cpu import arguments as c
 from zqlib.integer.backends.cpu.executor import Executor
-from zqlib.integer.backends.cpu.fusion import Job
 from zqlib.integer.backends.cpu.library import library
 from zqlib.integer.backends.cpu.steps import Extent
+from zqlib.integer.backends.fusion import Job
 from zqlib.integer.operators import Attention, Conv1d, Conv2d
 
 __all__ = ["JobCost", "operations", "profile"]

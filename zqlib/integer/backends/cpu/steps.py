@@ -10,7 +10,7 @@ import torch
 from zqlib.errors import InputError
 from zqlib.integer.backends.cpu import arguments as c
 from zqlib.integer.backends.cpu.constants import Constants, zero_byte
-from zqlib.integer.backends.cpu.fusion import Job
+from zqlib.integer.backends.fusion import Job
 from zqlib.integer.operators import (
     Argmax,
     Attention,

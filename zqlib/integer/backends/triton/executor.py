@@ -1,0 +1,158 @@
+"""Runs a program on Triton's kernels."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from threading import Lock
+
+import torch
+from torch import Tensor
+
+from zqlib.errors import InputError
+from zqlib.integer.backends.fusion import Job, fuse, split_constant
+from zqlib.integer.batch import check_input, output_lengths
+from zqlib.integer.operators import Conv1d, Conv2d, Positions
+from zqlib.integer.program import Program
+from zqlib.integer.reference import ProgramOutput
+
+__all__ = ["Executor"]
+
+_MOST_PLANS = 16  # kept for shapes that come again
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is kept for a shape of a batch, on the device.
+
+    Attributes:
+        features: (batch, frames, channels), filled for each run.
+        lengths: (tensors, batch) int64: the valid frames of every tensor, filled for each run.
+        compute: makes logits (batch, frames', classes) and tokens (batch, frames', 1) of these.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    compute: Callable[[], tuple[Tensor, Tensor]]
+
+
+class Executor:
+    """A program, its constants on the GPU, and a recorded run for each shape of a batch.
+
+    Args:
+        program: the program.
+
+    Raises:
+        InputError: triton is not installed, or there is neither a GPU nor TRITON_INTERPRET=1.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program, self.device = program, _device()
+        from zqlib.integer.backends.triton.launches import Launches  # imports triton
+
+        self._once, self._jobs = split_constant(fuse(program))
+        self._launches = Launches(program, self.device)
+        self._row = {name: row for row, name in enumerate(program.tensors)}
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._lock = Lock()
+
+    def run(self, features: Tensor, lengths: Tensor) -> ProgramOutput:
+        """Execute the program on a batch in main memory; see `zqlib.integer.reference.run`."""
+        check_input(self.program.tensors[self.program.input], features, lengths)
+        with self._lock:
+            extents = self._extents(lengths, features.shape[2])
+            valid = extents[:, :-1]
+            plan = self._plans.get(tuple(features.shape))
+            if plan is None:
+                plan = self._plan(features, valid, extents[:, -1].tolist())
+            plan.features.copy_(features.transpose(1, 2))
+            plan.lengths.copy_(valid)
+            logits, tokens = (tensor.cpu() for tensor in plan.compute())
+            return ProgramOutput(
+                tokens[:, :, 0], logits.transpose(1, 2), valid[self._row[self.program.logits]]
+            )
+
+    def _extents(self, lengths: Tensor, frames: int) -> Tensor:
+        """(tensors, batch + 1) int64: valid frames of every tensor, and how many it holds in all.
+
+        Raises:
+            InputError: an utterance is too short for a convolution.
+        """
+        extents = torch.zeros(len(self._row), len(lengths) + 1, dtype=torch.int64)
+        extents[self._row[self.program.input]] = torch.cat([lengths, torch.tensor([frames])])
+        for operator in self.program.operators:
+            source = extents[self._row[operator.reads[0]]]
+            match operator:
+                case Conv1d() | Conv2d():
+                    source = output_lengths(operator, source)
+                case Positions():
+                    source = (2 * source[-1] - 1).expand_as(source)
+            extents[self._row[operator.output]] = source
+        return extents
+
+    def _plan(self, features: Tensor, valid: Tensor, frames: Sequence[int]) -> _Plan:
+        batch, channels, most = features.shape
+        x = torch.zeros(batch, most, channels, dtype=features.dtype, device=self.device)
+        lengths = valid.to(self.device, copy=True)
+        size = dict(zip(self._row, frames, strict=True))
+        constant: dict[str, Tensor] = {}
+
+        def launch(job: Job, values: dict[str, Tensor]) -> None:
+            row = lengths[self._row[job.operator.reads[0]]]
+            values[job.output] = self._launches.launch(job, values, row, size[job.output])
+
+        def compute() -> tuple[Tensor, Tensor]:
+            values = constant | {self.program.input: x}
+            readers = Counter(name for job in self._jobs for name in job.reads)
+            readers.update([self.program.logits, self.program.tokens])
+            for job in self._jobs:
+                launch(job, values)
+                readers.subtract(job.reads)
+                for name in job.reads:  # free a tensor as soon as nothing reads it any more
+                    if not readers[name]:
+                        values.pop(name, None)
+            return values[self.program.logits], values[self.program.tokens]
+
+        values = {self.program.input: x}
+        for job in self._once:
+            launch(job, values)
+        constant |= {job.output: values[job.output] for job in self._once}
+        recorded = compute if self.device.type == "cpu" else _record(compute)
+        if len(self._plans) == _MOST_PLANS:
+            del self._plans[next(iter(self._plans))]
+        plan = self._plans[tuple(features.shape)] = _Plan(x, lengths, recorded)
+        return plan
+
+
+def _device() -> torch.device:
+    if find_spec("triton") is None:
+        raise InputError(
+            "The engine triton needs the package triton, which is not installed; "
+            "install it with pip install 'zqlib[triton]'."
+        )
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return torch.device("cpu")
+    # below 8.0 (Turing and older) Triton has no product of bytes
+    if torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0):
+        return torch.device("cuda")
+    raise InputError(
+        "The engine triton needs an NVIDIA GPU of compute capability 8.0 or higher and a torch "
+        "built for CUDA, and torch sees none; use the engine cpu, or set TRITON_INTERPRET=1 to let "
+        "Triton's interpreter run it slowly."
+    )
+
+
+def _record(compute: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The launches of `compute` as a CUDA graph; its tensors keep their places."""
+    compute()  # compiles the kernels, which must not happen while recording
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = compute()
+
+    def replay() -> tuple[Tensor, Tensor]:
+        graph.replay()
+        return outputs
+
+    return replay
