@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from safetensors import SafetensorError
 
+from zqlib.cli_bench import bench
 from zqlib.cli_export import compare, export
 from zqlib.cli_options import (
     Batches,
@@ -202,7 +203,8 @@ def evaluate(
 def reproduce(
     profile: Annotated[str, typer.Option(help="a file in workflow/profiles")] = "quick",
     only: Annotated[
-        str | None, typer.Option(help="one notebook: synthesis, wer, layers, ablation or budget")
+        str | None,
+        typer.Option(help="one notebook: synthesis, wer, layers, ablation, budget or benchmark"),
     ] = None,
     parameter: Annotated[
         list[str] | None,
@@ -233,6 +235,9 @@ def results(
         print(json.dumps([record.to_json() for record in records], indent=2))
     else:
         _print_table(records)
+
+
+app.command(epilog="Example: zq bench quartznet.nemo --threads 1 --threads 2 -o bench")(bench)
 
 
 @app.command(epilog="Example: zq corpus mini data/mini --split mini-clean")

@@ -1,0 +1,212 @@
+"""The engines, each loaded from a file and run again and again on the same features.
+
+All of them get float32 features and mask by length. The float engines and Q/DQ end with
+log-probabilities, the integer program with integer logits and token ids. What becomes of the
+tokens afterwards, and the front-end before, is not part of a run.
+"""
+
+import importlib
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zqlib.benchmark.plan import System
+from zqlib.benchmark.sources import Source
+from zqlib.errors import InputError
+from zqlib.integer.operators import Conv1d, Conv2d
+from zqlib.quantized_model import load_quantized
+from zqlib.recognition import IntegerRecogniser
+
+__all__ = ["Engine", "Inputs", "Tokens", "load_engine"]
+
+Tokens = NDArray[np.integer[Any]]
+
+_LAYERS = ("Convolution", "FullyConnected")  # of OpenVINO's executed graph
+_INTEGERS = ("i8", "u8")
+
+
+class Engine(Protocol):
+    """A loaded model with its features."""
+
+    def run(self) -> Any:
+        """One inference; what the engine returns, as it returns it."""
+
+    def tokens(self, result: Any) -> Tokens:
+        """The best class of each frame in what `run` returned, (batch, frames')."""
+
+    def layers(self) -> dict[str, int]:
+        """How many convolutions and linear layers run at which precision."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an engine loads.
+
+    Attributes:
+        system: which engine.
+        source: the model, for torch.
+        file: see `zqlib.benchmark.prepare.file_of`; None for torch.
+        threads: that compute.
+        features, lengths: (batch, n_mels, frames) float32 and (batch,) int64, as numpy arrays.
+    """
+
+    system: System
+    source: Source
+    file: Path | None
+    threads: int
+    features: NDArray[np.float32]
+    lengths: NDArray[np.int64]
+
+
+def load_engine(inputs: Inputs) -> Callable[[], Engine]:
+    """Import an engine's library; what is returned then loads the model.
+
+    Raises:
+        InputError: the library is missing.
+    """
+    torch.set_num_threads(inputs.threads)
+    match inputs.system.engine:
+        case "torch":
+            return lambda: _Torch(inputs)
+        case "onnxruntime":
+            _import("onnxruntime")
+            return lambda: _OnnxRuntime(inputs)
+        case "openvino":
+            openvino = _import("openvino")
+            return lambda: _OpenVino(openvino, inputs)
+        case _:
+            return lambda: _Program(inputs)
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"The engine {name} is not installed; run `pip install 'zqlib[bench]'` or leave it out."
+        ) from error
+
+
+class _Torch:
+    """The network as `zq transcribe` runs it: eager, convolutions channels-last."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.low = inputs.system.precision == "bfloat16"
+        self.precision = inputs.system.precision
+        network = inputs.source.load().network
+        self.network = network.bfloat16() if self.low else network
+        self.features = torch.from_numpy(inputs.features)
+        self.lengths = torch.from_numpy(inputs.lengths)
+
+    def run(self) -> Tensor:
+        """See `Engine`."""
+        # autocast: what is computed from nothing, such as positions, is float32
+        narrow = torch.autocast("cpu", torch.bfloat16) if self.low else nullcontext()
+        with torch.inference_mode(), narrow:
+            features = self.features.bfloat16() if self.low else self.features
+            log_probs: Tensor = self.network(features, self.lengths)[0]
+        return log_probs
+
+    def tokens(self, result: Tensor) -> Tokens:
+        """See `Engine`."""
+        return result.argmax(-1).numpy()
+
+    def layers(self) -> dict[str, int]:
+        """See `Engine`."""
+        kinds = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)
+        return {self.precision: sum(isinstance(m, kinds) for m in self.network.modules())}
+
+
+class _OnnxRuntime:
+    def __init__(self, inputs: Inputs) -> None:
+        from zqlib.export.runtime import open_session
+
+        assert inputs.file
+        self.file = inputs.file
+        self.session = open_session(inputs.file, inputs.threads)
+        self.feed = {"audio_signal": inputs.features, "length": inputs.lengths}
+
+    def run(self) -> Any:
+        """See `Engine`."""
+        return self.session.run(["logprobs"], self.feed)[0]
+
+    def tokens(self, result: Any) -> Tokens:
+        """See `Engine`."""
+        return np.asarray(result.argmax(-1))
+
+    def layers(self) -> dict[str, int]:
+        """See `Engine`."""
+        import onnx
+
+        from zqlib.export.inspection import count_layers
+
+        counted = count_layers(onnx.load(self.file))
+        return {"int8": len(counted.integer), "float32": len(counted.float)}
+
+
+class _OpenVino:
+    """Q/DQ leaves some operators in float; they run at the precision that OpenVINO prefers."""
+
+    def __init__(self, openvino: Any, inputs: Inputs) -> None:
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": inputs.threads,
+            "ENABLE_CPU_PINNING": False,  # the process is bound already
+        }
+        hints = {"float32": "f32", "bfloat16": "bf16"}
+        if hint := hints.get(inputs.system.precision):
+            options["INFERENCE_PRECISION_HINT"] = hint
+        self.model = openvino.Core().compile_model(str(inputs.file), "CPU", options)
+        self.request = self.model.create_infer_request()
+        self.feed = {"audio_signal": inputs.features, "length": inputs.lengths}
+
+    def run(self) -> Any:
+        """See `Engine`."""
+        return self.request.infer(self.feed, share_inputs=True, share_outputs=True)
+
+    def tokens(self, result: Any) -> Tokens:
+        """See `Engine`."""
+        return np.asarray(result["logprobs"].argmax(-1))
+
+    def layers(self) -> dict[str, int]:
+        """See `Engine`."""
+        counted = Counter[str]()
+        for operator in self.model.get_runtime_model().get_ops():
+            info = operator.get_rt_info()
+            if "layerType" in info and info["layerType"].astype(str) in _LAYERS:
+                precision = info["runtimePrecision"].astype(str)
+                counted["int8" if precision in _INTEGERS else precision] += 1
+        return dict(counted)
+
+
+class _Program:
+    """The integer program, on the backend that is named as the engine."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        assert inputs.file
+        threads = inputs.threads
+        name = "cpu" if inputs.system.engine == "cpu" else "reference"
+        self.recogniser = IntegerRecogniser(load_quantized(inputs.file), name, threads)
+        self.features = torch.from_numpy(inputs.features)
+        self.lengths = torch.from_numpy(inputs.lengths)
+
+    def run(self) -> Tensor:
+        """See `Engine`."""
+        return self.recogniser.tokens(self.features, self.lengths)[0]
+
+    def tokens(self, result: Tensor) -> Tokens:
+        """See `Engine`."""
+        return result.numpy()
+
+    def layers(self) -> dict[str, int]:
+        """See `Engine`."""
+        operators = self.recogniser.model.program.operators
+        return {"int8": sum(isinstance(o, Conv1d | Conv2d) for o in operators)}
