@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from zqlib.benchmark.plan import BenchmarkPlan
 from zqlib.calibration_data import CALIBRATIONS
 from zqlib.corpora.get import get_corpus
 from zqlib.corpora.manifest import Utterance
@@ -134,6 +135,7 @@ class Profile:
         range_method: how activation ranges follow from it; None for what is usual for the family.
         budgets: other settings of the synthesis, to compare what they cost and reach.
         ablations: variations of the first scheme, to compare what they cost.
+        benchmark: engines to time side by side; None for no benchmark.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Profile:
     range_method: str | None = None
     budgets: tuple[SynthesisConfig, ...] = ()
     ablations: tuple[Ablation, ...] = ()
+    benchmark: BenchmarkPlan | None = None
 
     def __post_init__(self) -> None:
         _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
@@ -206,6 +209,8 @@ class Profile:
                 Ablation(**_checked(Ablation, item)) for item in values.get("ablations", ())
             )
             values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
+            if "benchmark" in values:
+                values["benchmark"] = BenchmarkPlan.from_json(values["benchmark"])
             profile = cls(**values)
         except TypeError as error:
             raise InputError(f"The profile is incomplete ({error}).") from error

@@ -19,8 +19,8 @@ from zqlib.scoring import data_digest, source_digest
 
 __all__ = ["NOTEBOOKS", "NotebookError", "reproduce"]
 
-NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget")
-"""In the order in which they run; the last two only where the profile names what to compare."""
+NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget", "benchmark")
+"""In the order in which they run; the last three only where the profile names what to compare."""
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # what an object without a better name prints
 
@@ -65,9 +65,11 @@ def reproduce(
     }
     if recordings := cut.resolve_calibration(root):
         inputs["recordings"] = [data_digest(_existing(recordings))]
-    compared = {"budget": cut.budgets, "ablation": cut.ablations}
+    compared = {
+        "budget": cut.budgets, "ablation": cut.ablations, "benchmark": cut.benchmark
+    }  # fmt: skip
     if only and not compared.get(only, True):
-        raise InputError(f"The profile {profile!r} names no {only}s to compare.")
+        raise InputError(f"The profile {profile!r} names nothing to compare for {only}.")
     outputs = []
     names = [only] if only else [n for n in NOTEBOOKS if compared.get(n, True)]
     for name in names:
@@ -99,9 +101,12 @@ def _existing(path: Path) -> Path:
 def _left(output: Path) -> dict[str, str]:
     """Digests of a notebook and of the results that it has left in its profile's folder."""
     folder = output.parents[1]
-    patterns = (f"{output.stem}/*",) if output.stem in ("synthesis", "layers") else (
-        f"records/{output.stem}_*", "hypotheses/*"
-    )  # fmt: skip
+    of_its_own = {
+        "synthesis": ("synthesis/*",),
+        "layers": ("layers/*",),
+        "benchmark": ("benchmark/*", "roofline/*"),
+    }
+    patterns = of_its_own.get(output.stem, (f"records/{output.stem}_*", "hypotheses/*"))
     paths = [output, *(path for pattern in patterns for path in folder.glob(pattern))]
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)

@@ -73,6 +73,8 @@ class BenchmarkPlan:
         systems: as `engine:precision`; every one of them runs or the comparison fails.
         baseline: the system that ratios are formed with.
         batches, audio_s, threads: every combination of them is a case.
+        random: architectures to time with random weights, beside a profile's models; keys of
+            `zqlib.benchmark.sources.RANDOM`.
         repeats: measured runs of each system in a case, in rounds of `zqlib.benchmark.compare`.
         max_s: measured seconds after which a slow system may have fewer.
     """
@@ -85,6 +87,7 @@ class BenchmarkPlan:
     batches: tuple[int, ...] = (1,)
     audio_s: tuple[float, ...] = (10.0,)
     threads: tuple[int, ...] = (1, 2)
+    random: tuple[str, ...] = ()
     repeats: int = 30
     max_s: float = 10.0
 

@@ -8,14 +8,12 @@ milliseconds; how far off it is on a machine that was measured is in `relative_e
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from zqlib.benchmark.layers import Layer
 
-__all__ = ["T4", "Machine", "Precision", "predict_ms", "relative_error"]
+__all__ = ["T4", "Machine", "predict_ms", "relative_error"]
 
-Precision = Literal["float32", "bfloat16", "float16", "int8"]
-BYTES: Mapping[Precision, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Machine:
     """
 
     name: str
-    matrix_gop_per_s: Mapping[Precision, float]
-    vector_gop_per_s: Mapping[Precision, float]
+    matrix_gop_per_s: Mapping[str, float]
+    vector_gop_per_s: Mapping[str, float]
     bandwidth_gb_per_s: float
     launch_us: float
     compute_efficiency: float
@@ -55,15 +53,15 @@ T4 = Machine(
 )
 
 
-def predict_ms(layers: Sequence[Layer], machine: Machine, precision: Precision) -> float:
+def predict_ms(layers: Sequence[Layer], machine: Machine, precision: str) -> float:
     """Latency in ms of layers, one after the other, all of their tensors of one precision."""
     return sum(_layer_us(layer, machine, precision) for layer in layers) / 1e3
 
 
-def _layer_us(layer: Layer, machine: Machine, precision: Precision) -> float:
+def _layer_us(layer: Layer, machine: Machine, precision: str) -> float:
     rates = machine.vector_gop_per_s if layer.depthwise else machine.matrix_gop_per_s
     compute_us = layer.operations / (rates[precision] * machine.compute_efficiency) / 1e3
-    moved = BYTES[precision] * layer.elements
+    moved = _BYTES[precision] * layer.elements
     memory_us = moved / (machine.bandwidth_gb_per_s * machine.memory_efficiency) / 1e3
     return max(compute_us, memory_us) + machine.launch_us
 
