@@ -53,6 +53,7 @@ Threads = Annotated[
 
 app.command(epilog="Example: zq export quartznet.nemo --to onnx -o quartznet.onnx")(export)
 app.command(epilog="Example: zq compare quartznet.nemo test-other.jsonl")(compare)
+app.command(epilog="Example: zq bench quartznet.nemo --threads 1 --threads 2 -o bench")(bench)
 
 
 def main() -> None:
@@ -235,9 +236,6 @@ def results(
         print(json.dumps([record.to_json() for record in records], indent=2))
     else:
         _print_table(records)
-
-
-app.command(epilog="Example: zq bench quartznet.nemo --threads 1 --threads 2 -o bench")(bench)
 
 
 @app.command(epilog="Example: zq corpus mini data/mini --split mini-clean")

@@ -52,7 +52,7 @@ def bench(
         from zqlib.benchmark.compare import compare
     except ModuleNotFoundError as error:
         raise InputError(
-            f"The package {error.name} is missing; run `pip install 'zqlib[bench]'`."
+            f"The package {error.name} is missing; run `pip install 'zqlib[export]'`."
         ) from error
     from zqlib.benchmark.plan import BenchmarkPlan
     from zqlib.benchmark.record import write_benchmark

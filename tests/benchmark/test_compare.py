@@ -56,11 +56,10 @@ def test_every_engine_leaves_a_record(measured: list[BenchmarkRecord]) -> None:
 
 def test_int8_is_int8(measured: list[BenchmarkRecord]) -> None:
     by_engine = {r.engine: r.layers for r in measured}
-    assert by_engine["torch"].keys() == {"float32"}
-    layers = sum(by_engine["cpu"].values())
-    assert by_engine["cpu"] == {"int8": layers}
-    for engine in ("onnxruntime", "openvino"):
-        assert by_engine[engine]["int8"] >= layers - 1, engine  # the decoder may be a float product
+    layers = by_engine["cpu"]["integer"]
+    assert by_engine["cpu"]["float"] == by_engine["torch"]["integer"] == 0
+    for engine in ("onnxruntime", "openvino"):  # the decoder may be a float product
+        assert by_engine[engine]["integer"] >= layers - 1, engine
 
 
 def test_a_record_survives_json(measured: list[BenchmarkRecord], tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.importlib, "import_module", missing)
     for name in ("openvino:int8", "onnxruntime:float32"):
         inputs: Any = SimpleNamespace(system=parse_system(name), threads=1)
-        with pytest.raises(InputError, match=r"pip install 'zqlib\[bench\]'"):
+        with pytest.raises(InputError, match=r"pip install 'zqlib\[export\]'"):
             engines.load_engine(inputs)
 
 

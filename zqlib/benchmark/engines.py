@@ -6,7 +6,6 @@ tokens afterwards, and the front-end before, is not part of a run.
 """
 
 import importlib
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,6 +21,9 @@ from torch import Tensor
 from zqlib.benchmark.plan import System
 from zqlib.benchmark.sources import Source
 from zqlib.errors import InputError
+from zqlib.export.inspection import LayerCount, count_layers
+from zqlib.export.openvino import OpenVinoModel
+from zqlib.export.runtime import open_session
 from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.quantized_model import load_quantized
 from zqlib.recognition import IntegerRecogniser
@@ -28,9 +31,6 @@ from zqlib.recognition import IntegerRecogniser
 __all__ = ["Engine", "Inputs", "Tokens", "load_engine"]
 
 Tokens = NDArray[np.integer[Any]]
-
-_LAYERS = ("Convolution", "FullyConnected")  # of OpenVINO's executed graph
-_INTEGERS = ("i8", "u8")
 
 
 class Engine(Protocol):
@@ -43,7 +43,7 @@ class Engine(Protocol):
         """The best class of each frame in what `run` returned, (batch, frames')."""
 
     def layers(self) -> dict[str, int]:
-        """How many convolutions and linear layers run at which precision."""
+        """How many convolutions and linear layers multiply 8-bit integers, and how many floats."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +80,23 @@ def load_engine(inputs: Inputs) -> Callable[[], Engine]:
             _import("onnxruntime")
             return lambda: _OnnxRuntime(inputs)
         case "openvino":
-            openvino = _import("openvino")
-            return lambda: _OpenVino(openvino, inputs)
+            _import("openvino")
+            return lambda: _OpenVino(inputs)
         case _:
             return lambda: _Program(inputs)
 
 
-def _import(name: str) -> Any:
+def _import(name: str) -> None:
     try:
-        return importlib.import_module(name)
+        importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"The engine {name} is not installed; run `pip install 'zqlib[bench]'` or leave it out."
+            f"The engine {name} is missing; run `pip install 'zqlib[export]'` or leave it out."
         ) from error
+
+
+def _counts(layers: LayerCount) -> dict[str, int]:
+    return {"integer": len(layers.integer), "float": len(layers.float)}
 
 
 class _Torch:
@@ -100,7 +104,6 @@ class _Torch:
 
     def __init__(self, inputs: Inputs) -> None:
         self.low = inputs.system.precision == "bfloat16"
-        self.precision = inputs.system.precision
         network = inputs.source.load().network
         self.network = network.bfloat16() if self.low else network
         self.features = torch.from_numpy(inputs.features)
@@ -122,13 +125,12 @@ class _Torch:
     def layers(self) -> dict[str, int]:
         """See `Engine`."""
         kinds = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Linear)
-        return {self.precision: sum(isinstance(m, kinds) for m in self.network.modules())}
+        count = sum(isinstance(m, kinds) for m in self.network.modules())
+        return {"integer": 0, "float": count}
 
 
 class _OnnxRuntime:
     def __init__(self, inputs: Inputs) -> None:
-        from zqlib.export.runtime import open_session
-
         assert inputs.file
         self.file = inputs.file
         self.session = open_session(inputs.file, inputs.threads)
@@ -144,47 +146,29 @@ class _OnnxRuntime:
 
     def layers(self) -> dict[str, int]:
         """See `Engine`."""
-        import onnx
-
-        from zqlib.export.inspection import count_layers
-
-        counted = count_layers(onnx.load(self.file))
-        return {"int8": len(counted.integer), "float32": len(counted.float)}
+        return _counts(count_layers(onnx.load(self.file)))
 
 
 class _OpenVino:
     """Q/DQ leaves some operators in float; they run at the precision that OpenVINO prefers."""
 
-    def __init__(self, openvino: Any, inputs: Inputs) -> None:
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": inputs.threads,
-            "ENABLE_CPU_PINNING": False,  # the process is bound already
-        }
-        hints = {"float32": "f32", "bfloat16": "bf16"}
-        if hint := hints.get(inputs.system.precision):
-            options["INFERENCE_PRECISION_HINT"] = hint
-        self.model = openvino.Core().compile_model(str(inputs.file), "CPU", options)
-        self.request = self.model.create_infer_request()
+    def __init__(self, inputs: Inputs) -> None:
+        assert inputs.file
+        hint = {"float32": "f32", "bfloat16": "bf16"}.get(inputs.system.precision)
+        self.model = OpenVinoModel(inputs.file, inputs.threads, hint)
         self.feed = {"audio_signal": inputs.features, "length": inputs.lengths}
 
     def run(self) -> Any:
         """See `Engine`."""
-        return self.request.infer(self.feed, share_inputs=True, share_outputs=True)
+        return self.model.run(self.feed)["logprobs"]
 
     def tokens(self, result: Any) -> Tokens:
         """See `Engine`."""
-        return np.asarray(result["logprobs"].argmax(-1))
+        return np.asarray(result.argmax(-1))
 
     def layers(self) -> dict[str, int]:
         """See `Engine`."""
-        counted = Counter[str]()
-        for operator in self.model.get_runtime_model().get_ops():
-            info = operator.get_rt_info()
-            if "layerType" in info and info["layerType"].astype(str) in _LAYERS:
-                precision = info["runtimePrecision"].astype(str)
-                counted["int8" if precision in _INTEGERS else precision] += 1
-        return dict(counted)
+        return _counts(self.model.count_layers())
 
 
 class _Program:
@@ -209,4 +193,5 @@ class _Program:
     def layers(self) -> dict[str, int]:
         """See `Engine`."""
         operators = self.recogniser.model.program.operators
-        return {"int8": sum(isinstance(o, Conv1d | Conv2d) for o in operators)}
+        count = sum(isinstance(o, Conv1d | Conv2d) for o in operators)
+        return {"integer": count, "float": 0}

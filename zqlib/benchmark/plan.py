@@ -135,4 +135,7 @@ class BenchmarkPlan:
             raise InputError("A benchmark must be a JSON object.")
         if unknown := sorted(set(value) - {item.name for item in fields(cls)}):
             raise InputError(f"The benchmark has the unknown key {unknown[0]!r}; remove it.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        return cls(**values)

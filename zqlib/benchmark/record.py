@@ -29,7 +29,8 @@ class BenchmarkRecord(StoredRecord):
         peak_memory_mb: of the process from loading the model to the last run, beyond what it held
             with the engine's library imported, in 10^6 bytes.
         load_ms: from the file to a model that can run, what it compiles included.
-        layers: how many convolutions and linear layers ran at which precision.
+        layers: how many convolutions and linear layers multiplied 8-bit integers (`integer`), and
+            how many floats (`float`).
         agreement_pct: frames whose best class is the baseline's. A check that the engine computes
             the model, on noise and with ranges from noise: no accuracy.
         busy: what disturbed the measurement; nothing on a quiet machine.
