@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zqlib.cli_options import Format, Quiet, check_format
 from zqlib.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,14 +41,11 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="a folder for records, one JSON each")
     ] = None,
-    format: Annotated[
-        str, typer.Option("--format", help="table for people, json for scripts")
-    ] = "table",
-    quiet: Annotated[bool, typer.Option("--quiet", help="no progress bar")] = False,
+    format: Format = "table",
+    quiet: Quiet = False,
 ) -> None:
     """Time engines side by side, from features to log-probabilities or token ids."""
-    if format not in ("table", "json"):
-        raise InputError(f"The format {format!r} is unknown; use table or json.")
+    check_format(format)
     try:
         from zqlib.benchmark.compare import compare
     except ModuleNotFoundError as error:
