@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -15,7 +14,7 @@ from tqdm import tqdm
 from zqlib.benchmark import engines, experiment
 from zqlib.benchmark.compare import compare, measure_rounds
 from zqlib.benchmark.peak import Peak
-from zqlib.benchmark.plan import BenchmarkPlan, parse_system
+from zqlib.benchmark.plan import BenchmarkPlan
 from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks, write_benchmark
 from zqlib.benchmark.sources import Source
 from zqlib.errors import InputError
@@ -48,6 +47,7 @@ def test_every_engine_leaves_a_record(measured: list[BenchmarkRecord]) -> None:
         assert record.ratio_ci95[0] <= record.ratio_ci95[1]
         assert 0 <= record.others_pct <= 100
         assert record.provenance["plan"]["repeats"] == 6
+        assert record.provenance["engines"].keys() == {"onnxruntime", "openvino", "torch"}
     baseline, *others = measured
     assert baseline.ratio_ci95 == (1, 1) and baseline.agreement_pct == 100
     for record in others:
@@ -94,15 +94,17 @@ def test_engines_take_turns_until_each_has_enough() -> None:
     assert turns[:10] == ["fast", "slow"] * 5 and set(turns[10:]) == {"fast"}
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
+def test_a_missing_library_is_named_before_anything_runs(
+    zq: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        raise engines.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(engines.importlib, "import_module", missing)
-    for name in ("openvino:int8", "onnxruntime:float32"):
-        inputs: Any = SimpleNamespace(system=parse_system(name), threads=1)
-        with pytest.raises(InputError, match=r"pip install 'zqlib\[export\]'"):
-            engines.load_engine(inputs)
+    monkeypatch.setattr(engines.metadata, "version", version)
+    path = write_checkpoint(tmp_path / "tiny.nemo")
+    status, out, err = zq("bench", path, "--engine", "openvino:int8", "-o", tmp_path / "records")
+    assert status == 1 and "openvino is missing; run `pip install 'zqlib[export]'`" in err
+    assert out == "" and not (tmp_path / "records").exists()
 
 
 @pytest.mark.parametrize(

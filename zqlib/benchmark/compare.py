@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zqlib.benchmark import machine
-from zqlib.benchmark.engines import Inputs
+from zqlib.benchmark.engines import Inputs, engine_versions
 from zqlib.benchmark.machine import CpuTimes, busy_reasons
 from zqlib.benchmark.plan import BenchmarkPlan, Case, System, parse_system
 from zqlib.benchmark.prepare import case_features, file_of, fix_shapes, write_files
@@ -62,12 +62,14 @@ def compare(
     cases = plan.cases if cases is None else cases
     for case in cases:
         machine.choose_cpus(case.threads)
+    systems = [parse_system(text) for text in plan.systems]
+    details = {"plan": plan.to_json(), "load": load, "engines": engine_versions(systems)}
     model = source.load()
     digest = source.digest
     features = {case: case_features(model, case) for case in cases}
     family = model.family
     with tempfile.TemporaryDirectory() as folder:
-        write_files(model, map(parse_system, plan.systems), Path(folder))
+        write_files(model, systems, Path(folder))
         del model  # a large one would stand in the way of the engines
         for case in cases:
             given = (plan, case, source, Path(folder), features[case], load, progress)
@@ -80,7 +82,7 @@ def compare(
                     caveats=(*caveats, *source.caveats),
                     device=device_name(),
                     commit=commit(root),
-                    provenance=provenance(model_sha256=digest, plan=plan.to_json(), load=load),
+                    provenance=provenance(model_sha256=digest, **details),
                     **measured,
                 )
                 for measured in _case(*given)

@@ -6,9 +6,11 @@ tokens afterwards, and the front-end before, is not part of a run.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,9 +30,11 @@ from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.quantized_model import load_quantized
 from zqlib.recognition import IntegerRecogniser
 
-__all__ = ["Engine", "Inputs", "Tokens", "load_engine"]
+__all__ = ["Engine", "Inputs", "Tokens", "engine_versions", "load_engine"]
 
 Tokens = NDArray[np.integer[Any]]
+
+_LIBRARIES = ("onnxruntime", "openvino", "torch")
 
 
 class Engine(Protocol):
@@ -66,33 +70,30 @@ class Inputs:
     lengths: NDArray[np.int64]
 
 
-def load_engine(inputs: Inputs) -> Callable[[], Engine]:
-    """Import an engine's library; what is returned then loads the model.
+def engine_versions(systems: Iterable[System]) -> dict[str, str]:
+    """Versions of the libraries that are engines.
 
     Raises:
-        InputError: the library is missing.
+        InputError: one is missing.
     """
+    versions = {}
+    for name in sorted({system.engine for system in systems} & set(_LIBRARIES)):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError as error:
+            raise InputError(
+                f"The engine {name} is missing; run `pip install 'zqlib[export]'` or leave it out."
+            ) from error
+    return versions
+
+
+def load_engine(inputs: Inputs) -> Callable[[], Engine]:
+    """Import an engine's library; what is returned then loads the model."""
     torch.set_num_threads(inputs.threads)
-    match inputs.system.engine:
-        case "torch":
-            return lambda: _Torch(inputs)
-        case "onnxruntime":
-            _import("onnxruntime")
-            return lambda: _OnnxRuntime(inputs)
-        case "openvino":
-            _import("openvino")
-            return lambda: _OpenVino(inputs)
-        case _:
-            return lambda: _Program(inputs)
-
-
-def _import(name: str) -> None:
-    try:
-        importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(
-            f"The engine {name} is missing; run `pip install 'zqlib[export]'` or leave it out."
-        ) from error
+    if inputs.system.engine in _LIBRARIES:
+        importlib.import_module(inputs.system.engine)
+    kinds = {"torch": _Torch, "onnxruntime": _OnnxRuntime, "openvino": _OpenVino}
+    return partial(kinds.get(inputs.system.engine, _Program), inputs)
 
 
 def _counts(layers: LayerCount) -> dict[str, int]:

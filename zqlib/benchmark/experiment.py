@@ -51,11 +51,12 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
             for case in plan.cases
         }  # fmt: skip
         missing = [case for case, kept in folders.items() if len(_kept(kept)) < len(plan.systems)]
-        for measured in compare(plan, source, root, profile, caveats, missing) if missing else ():
-            first = measured[0]
-            for record in measured:
-                case = Case(first.batch, first.audio_s, first.threads)
-                write_benchmark(folders[case], record)
+        if missing:
+            for case, measured in zip(
+                missing, compare(plan, source, root, profile, caveats, missing), strict=True
+            ):
+                for record in measured:
+                    write_benchmark(folders[case], record)
         for folder in folders.values():
             records += _kept(folder)
     for record in records:
