@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import onnx
 import pytest
-from checkpoints import write_checkpoint, write_project
+from checkpoints import ROOT, write_checkpoint, write_project
 from tqdm import tqdm
 
 from zqlib.benchmark import engines, experiment
-from zqlib.benchmark.compare import compare, measure_rounds
+from zqlib.benchmark.compare import compare, files_of_case, measure_rounds
 from zqlib.benchmark.peak import Peak
-from zqlib.benchmark.plan import BenchmarkPlan
+from zqlib.benchmark.plan import BenchmarkPlan, Case, parse_system
+from zqlib.benchmark.prepare import case_features, write_files
 from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks, write_benchmark
 from zqlib.benchmark.sources import Source
 from zqlib.errors import InputError
+from zqlib.export.inspection import count_layers
 from zqlib.files import read_json, write_json
 from zqlib.parameters import Parameters
 from zqlib.reproduce import reproduce
@@ -60,6 +63,16 @@ def test_int8_is_int8(measured: list[BenchmarkRecord]) -> None:
     assert by_engine["cpu"]["float"] == by_engine["torch"]["integer"] == 0
     for engine in ("onnxruntime", "openvino"):  # the decoder may be a float product
         assert by_engine[engine]["integer"] >= layers - 1, engine
+
+
+def test_linear_layers_stay_integers_in_onnx_runtime(tmp_path: Path) -> None:
+    """With known shapes it would make them a float Gemm; a Conformer is full of them."""
+    source = Source(ROOT / "zqlib/checkpoints/mini-conformer.nemo")
+    model, system = source.load(), parse_system("onnxruntime:int8")
+    write_files(model, [system], tmp_path)
+    features, _ = case_features(model, Case(1, 0.5, 1))
+    file = files_of_case([system], tmp_path, features)[system]
+    assert file and count_layers(onnx.load(file)).float == ()
 
 
 def test_a_record_survives_json(measured: list[BenchmarkRecord], tmp_path: Path) -> None:
