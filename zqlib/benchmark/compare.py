@@ -164,7 +164,7 @@ def files_of_case(
 ) -> dict[System, Path | None]:
     """What each system loads; ONNX models for features of this shape.
 
-    Not for ONNX Runtime in int8: where shapes are known it makes a Gemm of a linear layer, in float.
+    Not for ONNX Runtime in int8: of a linear layer of known shape it makes a Gemm in float.
     """
     files: dict[System, Path | None] = {}
     for system in systems:
