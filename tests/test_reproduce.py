@@ -295,7 +295,8 @@ def test_parameters_count_as_a_change(root: Path, executed: list[str]) -> None:
     ("only", "parameters", "message"),
     [
         ("plots", {}, "notebook 'plots' is unknown"),
-        ("budget", {}, "names no budgets"),
+        ("budget", {}, "names nothing to compare for budget"),
+        ("benchmark", {}, "names nothing to compare for benchmark"),
         ("ablation", {"models": ["other"]}, "no model 'other'"),
         (None, {"sed": 4}, "'sed' is unknown"),
         (None, {"profile": "local"}, "--profile"),

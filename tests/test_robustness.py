@@ -241,7 +241,7 @@ def test_notebooks(zq: Run, here: Path, kind: str, command: tuple[str, ...]) -> 
         (("reproduce", "--shards", "some"), "'--shards'"),
         (("reproduce", "--on", "mars"), "workflow/mars/config.yaml does not exist"),
         (("reproduce", "--on", "profiles"), "slurm or kubernetes"),
-        (("reproduce", "--only", "budget"), "names no budgets"),
+        (("reproduce", "--only", "budget"), "names nothing to compare for budget"),
         (("status", "--profile", "slow"), "'slow' is unknown"),
         (("status", "--format", "xml"), "'xml' is unknown"),
     ],

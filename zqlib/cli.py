@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from safetensors import SafetensorError
 
+from zqlib.cli_bench import bench
 from zqlib.cli_export import compare, export
 from zqlib.cli_options import (
     Batches,
@@ -53,6 +54,7 @@ Threads = Annotated[
 
 app.command(epilog="Example: zq export quartznet.nemo --to onnx -o quartznet.onnx")(export)
 app.command(epilog="Example: zq compare quartznet.nemo test-other.jsonl")(compare)
+app.command(epilog="Example: zq bench quartznet.nemo --threads 1 --threads 2 -o bench")(bench)
 
 
 def main() -> None:
@@ -204,7 +206,8 @@ def evaluate(
 def reproduce(
     profile: Annotated[str, typer.Option(help="a file in workflow/profiles")] = "quick",
     only: Annotated[
-        str | None, typer.Option(help="one notebook: synthesis, wer, layers, ablation or budget")
+        str | None,
+        typer.Option(help="one notebook: synthesis, wer, layers, ablation, budget or benchmark"),
     ] = None,
     parameter: Annotated[
         list[str] | None,

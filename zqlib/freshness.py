@@ -31,8 +31,8 @@ __all__ = [
     "status",
 ]
 
-NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget")
-_COMPARISONS = {"ablation": "ablations", "budget": "budgets"}
+NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget", "benchmark")
+_COMPARISONS = {"ablation": "ablations", "budget": "budgets", "benchmark": "benchmark"}
 """Notebooks of what only some profiles compare, and the part of a profile that says what."""
 
 
@@ -187,7 +187,9 @@ def _left(folder: Path, name: str) -> dict[str, str]:
     """Digests of an executed notebook and of the results that it has left in a profile's folder."""
     records = list(folder.glob(f"records/{name}_*.json"))
     heard = {_hypotheses(record) for record in records}
-    paths = [page(folder, name), *folder.glob(f"{name}/*"), *records, *heard]
+    beside = {"benchmark": ["roofline"]}.get(name, [])
+    kept = (path for kind in [name, *beside] for path in folder.glob(f"{kind}/*"))
+    paths = [page(folder, name), *kept, *records, *heard]
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)
         for path in sorted({*paths})

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from zqlib.benchmark.plan import BenchmarkPlan
 from zqlib.calibration_data import CALIBRATIONS
 from zqlib.corpora.get import get_corpus
 from zqlib.corpora.manifest import Utterance, read_manifest, write_manifest
@@ -163,6 +164,7 @@ class Profile:
         budgets: other settings of the synthesis, to compare what they cost and reach.
         ablations: variations of the first scheme, to compare what they cost.
         shown: whether its results are kept and shown; those of a mere trial stay below `work/`.
+        benchmark: engines to time side by side; None for no benchmark.
     """
 
     name: str
@@ -177,6 +179,7 @@ class Profile:
     budgets: tuple[SynthesisConfig, ...] = ()
     ablations: tuple[Ablation, ...] = ()
     shown: bool = True
+    benchmark: BenchmarkPlan | None = None
 
     def __post_init__(self) -> None:
         _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
@@ -240,6 +243,8 @@ class Profile:
                 Ablation(**_checked(Ablation, item)) for item in values.get("ablations", ())
             )
             values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
+            if "benchmark" in values:
+                values["benchmark"] = BenchmarkPlan.from_json(values["benchmark"])
             profile = cls(**values)
         except TypeError as error:
             raise InputError(f"The profile is incomplete ({error}).") from error

@@ -69,7 +69,7 @@ def reproduce(
     cut = load_parameters(root, values).load_profile()
     shown = notebooks(cut)
     if only and only not in shown:
-        raise InputError(f"The profile {profile!r} names no {only}s to compare.")
+        raise InputError(f"The profile {profile!r} names nothing to compare for {only}.")
     for split in cut.corpora:
         split.resolve(root)  # built or fetched, where the profile names no manifest
     digests = inputs(root, cut, required=True)

@@ -20,6 +20,7 @@ from zqlib.files import read_json, write_json
 
 __all__ = [
     "Record",
+    "StoredRecord",
     "commit",
     "device_name",
     "provenance",
@@ -33,7 +34,37 @@ _PACKAGES = ("torch", "numpy", "librosa", "soundfile", "jiwer")
 
 
 @dataclass(frozen=True)
-class Record:
+class StoredRecord:
+    """What all records have: a form in JSON. A subclass has a field `version` with a default."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able mapping that `from_json` reads back to an equal record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Read a mapping.
+
+        Raises:
+            InputError: a key is unknown or missing, a value has the wrong type, or the version is
+                another.
+        """
+        if not isinstance(value, Mapping):
+            raise InputError("A record must be a JSON object; remove the file and run again.")
+        defaults = {field.name: field.default for field in fields(cls)}
+        if odd := sorted(defaults.keys() ^ set(value)):
+            raise InputError(f"The record lacks or does not know the key {odd[0]!r}; run again.")
+        if value["version"] != defaults["version"]:
+            raise InputError(f"The record has version {value['version']}; run again.")
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+        for name, kind in get_type_hints(cls).items():
+            if not _fits(values[name], kind):
+                raise InputError(f"The record has a {name} of the wrong type; run again.")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Record(StoredRecord):
     """The word error rate of one engine on one corpus split.
 
     Attributes:
@@ -80,37 +111,9 @@ class Record:
     variant: str = ""
     version: int = RECORD_VERSION
 
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able mapping that `from_json` reads back to an equal record."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Read a mapping.
-
-        Raises:
-            InputError: a key is unknown or missing, a value has the wrong type, or the version is
-                another.
-        """
-        if not isinstance(value, Mapping):
-            raise InputError("A record must be a JSON object; remove the file and run again.")
-        names = {field.name for field in fields(cls)}
-        if odd := sorted(names ^ set(value)):
-            raise InputError(f"The record lacks or does not know the key {odd[0]!r}; run again.")
-        if value["version"] != RECORD_VERSION:
-            raise InputError(f"The record has version {value['version']}; run again.")
-        values = dict(value)
-        for name in ("wer_ci95", "delta_ci95", "caveats"):
-            if isinstance(values[name], list):
-                values[name] = tuple(values[name])
-        for name, kind in get_type_hints(cls).items():
-            if not _fits(values[name], kind):
-                raise InputError(f"The record has a {name} of the wrong type; run again.")
-        return cls(**values)
-
 
 def _fits(value: object, kind: Any) -> bool:
-    """Whether `value` is of a type that the fields of `Record` have."""
+    """Whether `value` is of a type that the fields of records have."""
     if isinstance(kind, UnionType):
         return any(_fits(value, member) for member in get_args(kind))
     if get_origin(kind) is tuple:

@@ -1,5 +1,6 @@
 """OpenVINO, on the CPU."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,28 @@ class OpenVinoModel:
     """A compiled model.
 
     Args:
-        model: an ONNX model, float or with Q/DQ.
+        model: an ONNX model, float or with Q/DQ, or its file.
         threads: that compute one operator.
+        precision: `f32` or `bf16`, of what the model has in float; None for what OpenVINO prefers
+            on this processor.
 
     Raises:
         InputError: OpenVINO is not installed, or it refuses the model.
     """
 
-    def __init__(self, model: onnx.ModelProto, threads: int = 1) -> None:
+    def __init__(
+        self, model: onnx.ModelProto | Path, threads: int = 1, precision: str | None = "f32"
+    ) -> None:
         try:
             import openvino
         except ImportError as error:
             raise InputError("OpenVINO is missing; run `pip install 'zqlib[export]'`.") from error
         core = openvino.Core()
-        # float32 where the model has floats: a processor with bfloat16 would take that by itself
-        settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+        # asked for, because a processor with bfloat16 would take that by itself
+        settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+        settings |= {"INFERENCE_PRECISION_HINT": precision} if precision else {}
         try:
-            read = core.read_model(model.SerializeToString())
+            read = core.read_model(model if isinstance(model, Path) else model.SerializeToString())
             self._compiled: Any = core.compile_model(read, "CPU", settings)
         except RuntimeError as error:
             raise InputError(f"OpenVINO refuses the model ({error}).") from error

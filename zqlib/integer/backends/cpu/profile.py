@@ -14,7 +14,7 @@ from zqlib.integer.backends.cpu.steps import Extent
 from zqlib.integer.backends.fusion import Job
 from zqlib.integer.operators import Attention, Conv1d, Conv2d
 
-__all__ = ["JobCost", "operations", "profile"]
+__all__ = ["JobCost", "kind_of", "operations", "profile"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def profile(
             library().run(executor.instruction_set, step, 1, executor.threads)
             seconds[index] = min(seconds[index], clock() - start)
     return [
-        JobCost(job.operator.name, _kind(job), operations(job, plan.extents[job.output]), spent)
+        JobCost(job.operator.name, kind_of(job), operations(job, plan.extents[job.output]), spent)
         for job, spent in zip(executor.jobs, seconds, strict=True)
     ]
 
@@ -89,7 +89,8 @@ def operations(job: Job, output: Extent) -> int:
             return 0
 
 
-def _kind(job: Job) -> str:
+def kind_of(job: Job) -> str:
+    """The kind of a job's operator, with what the kernels distinguish."""
     name = type(job.operator).__name__
     match job.operator:
         case Conv1d() as conv if conv.groups > 1:
