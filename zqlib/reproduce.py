@@ -8,6 +8,8 @@ everything itself.
 import hashlib
 import json
 import re
+import resource
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from zqlib.errors import InputError, ZqError
 from zqlib.files import atomic_output, read_json, sha256_file, write_json
 from zqlib.parameters import Parameters
+from zqlib.results import commit, device_name
 from zqlib.scoring import data_digest, source_digest
 
 __all__ = ["NOTEBOOKS", "NotebookError", "reproduce"]
@@ -84,7 +87,11 @@ def reproduce(
         if not force and output.is_file() and _fresh(stamp, made_from, output):
             print(f"{output.relative_to(root)} is up to date")
         else:
+            first = _noted(stamp).get("made_from") != made_from
+            start_s = time.perf_counter()
             _execute(root, source, output, values)
+            if first and not parameters:  # a repetition finds intermediate results in work/
+                _write_cost(root, output, time.perf_counter() - start_s)
             write_json(stamp, {"made_from": made_from, "left": _left(output)})
         outputs.append(output)
     return outputs
@@ -110,14 +117,38 @@ def _left(output: Path) -> dict[str, str]:
     }
 
 
-def _fresh(stamp: Path, made_from: Mapping[str, Any], output: Path) -> bool:
-    """Whether all that the same inputs once made is still there, unchanged."""
+def _noted(stamp: Path) -> dict[str, Any]:
+    """What a stamp says, nothing where it is missing or damaged."""
     try:
         noted = read_json(stamp)
+    except InputError:
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
+def _fresh(stamp: Path, made_from: Mapping[str, Any], output: Path) -> bool:
+    """Whether all that the same inputs once made is still there, unchanged."""
+    noted = _noted(stamp)
+    try:
         unchanged = dict(noted["left"]).items() <= _left(output).items()
         return bool(noted["made_from"] == made_from and unchanged)
-    except (InputError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return False
+
+
+def _write_cost(root: Path, output: Path, duration_s: float) -> None:
+    """Note what a whole notebook took; the memory is that of the largest kernel so far."""
+    peak_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    cost = {
+        "experiment": "cost",
+        "profile": output.parents[1].name,
+        "notebook": output.stem,
+        "duration_s": round(duration_s, 1),
+        "peak_memory_mb": round(peak_kib * 1024 / 1e6),
+        "device": device_name(),
+        "commit": commit(root),
+    }
+    write_json(output.parents[1] / "costs" / f"{output.stem}.json", cost)
 
 
 def _execute(root: Path, source: Path, output: Path, values: Mapping[str, Any]) -> None:
