@@ -24,14 +24,11 @@ __all__ = ["System", "cache_key", "data_digest", "score_systems", "source_digest
 
 @cache
 def source_digest() -> str:
-    """SHA-256 over the sources of zqlib: a result of other code is not taken for this one's.
-
-    What only trains, shows results or reads the command line takes no part in making them.
-    """
+    """SHA-256 over the sources of zqlib: a result of other code is not taken for this one's."""
     digest = hashlib.sha256(torch.__version__.encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):
-        if path.parent.name not in ("book", "training") and path.name != "cli.py":
+        if path.parent.name != "training" and path.name != "cli.py":
             digest.update(path.relative_to(package).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
