@@ -124,7 +124,7 @@ def _scores(records: Iterable[Record], scheme: str, calibration: str) -> list[Re
 
 
 def _what(record: Record) -> str:
-    return f"`{record.model}`, {record.corpus} {record.split} ({record.utterances} utterances)"
+    return f"`{record.model}`, {record.split} ({record.utterances} utterances)"
 
 
 def _gain(record: Record) -> tuple[float, float, float]:
