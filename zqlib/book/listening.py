@@ -36,9 +36,11 @@ def listen(root: Path) -> str:
 def write_audio(root: Path, folder: Path) -> None:
     """Write the FLAC files that `listen` names; the mini corpus is made as far as they need it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for split, index, _ in _examples(root):
-        corpus = folder.parent / f"mini-{index + 1}"
-        build_mini_corpus(corpus, [split], sizes={split: index + 1})
+    examples = [(split, index) for split, index, _ in _examples(root)]
+    sizes = {split: index + 1 for split, index in examples}  # the later index of a split wins
+    corpus = folder.parent / "mini"
+    build_mini_corpus(corpus, list(sizes), sizes=sizes)
+    for split, index in examples:
         name = _file_name(split, index)
         shutil.copy(corpus / split / name, folder / name)
 

@@ -10,7 +10,7 @@ from zqlib.book.tables import markdown_table
 from zqlib.files import read_json
 from zqlib.results import Record, record_path
 
-__all__ = ["GENERATED", "command"]
+__all__ = ["GENERATED", "command", "verdict_with_mark"]
 
 _SPLITS = ("dev-clean", "dev-other", "test-clean", "test-other")
 _MARKS = {
@@ -44,7 +44,8 @@ def _evidence_links(root: Path, record: Record) -> str:
     return f"{page}, {{download}}`record </{path}>`, `{_command_of(root, record)}`"
 
 
-def _marked(verdict: Verdict) -> str:
+def verdict_with_mark(verdict: Verdict) -> str:
+    """The verdict behind a mark that is seen at a glance."""
     return f"{_MARKS[verdict]}\N{NO-BREAK SPACE}{verdict}"
 
 
@@ -56,7 +57,7 @@ def verdicts(root: Path) -> str:
         verdict = summary(findings(paper, claim, evidence))
         source = claim["source"] if claim["sure"] else f"{claim['source']} (not all confirmed)"
         link = f"[{claim['id']}](#{claim['id'].lower()})"
-        rows.append((link, _marked(verdict), claim["claim"], source))
+        rows.append((link, verdict_with_mark(verdict), claim["claim"], source))
     return markdown_table(("", "Verdict", "Claim of the paper", "Source"), rows)
 
 
@@ -65,7 +66,7 @@ def claim_table(claim_id: str, root: Path) -> str:
     paper, evidence = read_paper(root), read_evidence(root)
     (claim,) = [claim for claim in paper["claims"] if claim["id"] == claim_id]
     found = findings(paper, claim, evidence)
-    rows = [(f.what, f.paper, f.ours, f.delta, _marked(f.verdict)) for f in found]
+    rows = [(f.what, f.paper, f.ours, f.delta, verdict_with_mark(f.verdict)) for f in found]
     table = markdown_table(("What was run", "Paper", "Ours", "Delta", "Verdict"), rows)
     notes = [
         f"- {'; '.join(filter(None, [f.what, f.why]))}"
@@ -112,7 +113,9 @@ def published_wer(root: Path) -> str:
             ]
             cells.append(f"{theirs}; ours {', '.join(ours)}" if ours else theirs)
         rows.append((f"`{published['checkpoint']}`", *cells))
-    return f"{markdown_table(('Checkpoint', *_SPLITS), rows)}\n\nSource: {paper['float_wer_source']}."
+    return (
+        f"{markdown_table(('Checkpoint', *_SPLITS), rows)}\n\nSource: {paper['float_wer_source']}."
+    )
 
 
 def costs(root: Path) -> str:
@@ -121,28 +124,29 @@ def costs(root: Path) -> str:
     for page in sorted(root.glob("results/*/notebooks/*.ipynb")):
         profile, name = page.parents[1].name, page.stem
         measured = page.parents[1] / "costs" / f"{name}.json"
-        took = ("not measured yet", "", "")
+        minutes, memory, device = "not measured yet", "", ""
         if measured.is_file():
             cost = read_json(measured)
             minutes = f"{cost['duration_s'] / 60:.1f}"
-            took = (minutes, f"{cost['peak_memory_mb'] / 1000:.1f}", cost["device"])
+            memory, device = f"{cost['peak_memory_mb'] / 1000:.1f}", cost["device"]
         link = _page_link(root, profile, name, f"{profile}: {name}")
-        rows.append((link, f"`{command(root, profile, name)}`", *took))
-    return markdown_table(("Experiment", "Command", "Minutes", "GB", "Device"), rows)
+        rows.append((link, minutes, memory, f"`{command(root, profile, name)}`", device))
+    return markdown_table(("Experiment", "Minutes", "GB", "Command", "Device"), rows)
 
 
 def expected(root: Path) -> str:
     """What each zero-shot INT8 evaluation must give, and how far off it may be."""
     rows = [
         (
-            f"`{_command_of(root, r)}`", f"{r.wer_pct:.2f}", f"{r.delta_wer_pct:+.2f}",
-            f"{100 / r.words:.2f}", f"{r.delta_ci95[0]:+.2f} to {r.delta_ci95[1]:+.2f}",
+            f"`{r.model}`, {r.corpus} {r.split}", f"{r.wer_pct:.2f}", f"{r.delta_wer_pct:+.2f}",
+            f"{r.delta_ci95[0]:+.2f} to {r.delta_ci95[1]:+.2f}", f"{100 / r.words:.2f}",
+            f"`{_command_of(root, r)}`",
         )
         for r in read_evidence(root).records
         if (r.experiment, r.scheme, r.calibration) == ("wer", "w8a8", "synthetic")
         if r.delta_ci95 is not None
     ]  # fmt: skip
-    header = ("Command", "WER %", "Above float", "One word", "Accept above float")
+    header = ("INT8 of", "WER %", "Above float", "Accepted", "One word", "Command")
     return markdown_table(header, rows)
 
 
