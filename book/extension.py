@@ -1,6 +1,7 @@
 """Sphinx extension of this book: generated parts, alternative texts of figures, audio."""
 
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -36,10 +37,22 @@ def describe_figures(app: Sphinx, document: nodes.document) -> None:
             image["alt"] = f"Figure: {', '.join(titles)}"
 
 
+def without_live_code(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], document: nodes.document | None
+) -> None:
+    """Drop the scripts of thebe: they would ask a server, and one of them, loaded twice, fails."""
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "thebe" not in f"{script.filename} {script.attributes}".lower()
+    ]
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_directive("generated", Generated)
     app.connect("doctree-read", describe_figures)
+    app.connect("html-page-context", without_live_code)
     audio = Path(app.outdir).parent / "audio"
     write_audio(Path(app.srcdir), audio)
     app.config.html_static_path += [str(Path(app.srcdir) / "book" / "static"), str(audio)]

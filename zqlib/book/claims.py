@@ -13,7 +13,16 @@ from typing import Any
 from zqlib.files import read_json
 from zqlib.results import Record, read_records
 
-__all__ = ["Evidence", "Finding", "Verdict", "findings", "read_evidence", "read_paper", "summary"]
+__all__ = [
+    "Evidence",
+    "Finding",
+    "Verdict",
+    "above_float",
+    "findings",
+    "read_evidence",
+    "read_paper",
+    "summary",
+]
 
 _SIZE_TOLERANCE = 0.05  # of the published factor
 
@@ -133,6 +142,11 @@ def _gain(record: Record) -> tuple[float, float, float]:
     return record.delta_wer_pct, *record.delta_ci95
 
 
+def above_float(record: Record) -> str:
+    """Points above float with their interval; empty for the float model."""
+    return "" if record.delta_ci95 is None else "{:+.2f} [{:+.2f}, {:+.2f}]".format(*_gain(record))
+
+
 def _with_caveats(verdict: Verdict, why: Sequence[str], record: Record) -> tuple[Verdict, str]:
     """A claim that holds under a caveat holds partly."""
     if verdict is Verdict.REPRODUCED and record.caveats:
@@ -141,7 +155,7 @@ def _with_caveats(verdict: Verdict, why: Sequence[str], record: Record) -> tuple
 
 
 def _increase(figure: Mapping[str, Any], given: Evidence) -> list[Finding]:
-    """INT8 costs at most so many points: the interval must lie below, the figure itself at least."""
+    """INT8 costs at most so many points: at least the figure must lie below, best its interval."""
     found = []
     bound = figure["at_most"]
     for record in _scores(given.records, "w8a8", "synthetic"):
@@ -155,10 +169,9 @@ def _increase(figure: Mapping[str, Any], given: Evidence) -> list[Finding]:
             verdict = Verdict.PARTLY
             why = ["the interval reaches beyond the paper's figure"]
         verdict, reason = _with_caveats(verdict, why, record)
-        shown = f"{ours:+.2f} [{low:+.2f}, {high:+.2f}]"
         found.append(
             Finding(
-                _what(record), _published(figure), shown, f"{ours - bound:+.2f}",
+                _what(record), _published(figure), above_float(record), f"{ours - bound:+.2f}",
                 verdict, reason, record,
             )
         )  # fmt: skip

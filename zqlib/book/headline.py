@@ -1,10 +1,10 @@
 """The head of the README: a picture and tables, made from the records and never typed."""
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from zqlib.book.claims import Evidence, findings, read_evidence, read_paper, summary
+from zqlib.book.claims import Evidence, above_float, findings, read_evidence, read_paper, summary
 from zqlib.book.pages import command, verdict_with_mark
 from zqlib.book.tables import markdown_table
 from zqlib.errors import InputError
@@ -35,8 +35,8 @@ def update_readme(root: Path) -> None:
         begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
         if text.count(begin) != 1 or text.count(end) != 1:
             raise InputError(f"README.md must have the lines {begin.strip()} and {end} once.")
-        inner = f"{begin}{make(root, evidence)}\n{end}"
-        text = re.sub(f"{begin}.*{end}", lambda _, inner=inner: inner, text, flags=re.DOTALL)
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}{make(root, evidence)}\n{end}{after}"
     _draw(_rows(evidence), root / PICTURE)
     with atomic_output(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -69,8 +69,7 @@ def _headline_table(root: Path, evidence: Evidence) -> str:
             r.model, str(r.utterances),
             "float" if r.scheme == "float" else f"{r.scheme.upper()}, {r.calibration}",
             f"{r.wer_pct:.2f}",
-            "" if r.delta_ci95 is None
-            else "{:+.2f} [{:+.2f}, {:+.2f}]".format(r.delta_wer_pct, *r.delta_ci95),
+            above_float(r),
             f"{r.size_mb:.1f}",
         )
         for r in _rows(evidence)
@@ -87,7 +86,7 @@ def _draw(records: list[Record], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     models = list(dict.fromkeys(record.model for record in records))
-    style = {
+    style: dict[Any, Any] = {
         "svg.hashsalt": "zqlib", "svg.fonttype": "none", "font.size": 11, "text.color": _GREY,
         "axes.edgecolor": _GREY, "axes.labelcolor": _GREY, "xtick.color": _GREY,
         "ytick.color": _GREY,

@@ -1,4 +1,4 @@
-"""A few utterances of the mini corpus, to be heard, with what float and integer models make of them."""
+"""A few utterances of the mini corpus to hear, and what float and integer models make of them."""
 
 import shutil
 from collections.abc import Iterator, Mapping

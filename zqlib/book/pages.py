@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from zqlib.book.claims import Verdict, findings, read_evidence, read_paper, summary
+from zqlib.book.claims import Verdict, above_float, findings, read_evidence, read_paper, summary
 from zqlib.book.listening import listen
 from zqlib.book.tables import markdown_table
 from zqlib.files import read_json
@@ -82,7 +82,7 @@ def other_speech(root: Path) -> str:
     rows = [
         (
             f"`{r.model}`", f"{r.corpus} {r.split}", str(r.utterances), f"{r.wer_pct:.2f}",
-            "{:+.2f} [{:+.2f}, {:+.2f}]".format(r.delta_wer_pct, *r.delta_ci95),
+            above_float(r),
             _page_link(root, r.profile, r.experiment, r.profile),
         )
         for r in read_evidence(root).records
