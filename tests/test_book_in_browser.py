@@ -34,7 +34,8 @@ def open_pages(browser: Browser, site: Path, width: int, **options: object) -> I
     page = context.new_page()
     troubles: list[str] = []
     page.on("request", lambda r: is_local(r.url) or troubles.append(f"asks for {r.url}"))
-    page.on("requestfailed", lambda r: troubles.append(f"does not get {r.url}"))
+    # what the next page interrupts is no trouble
+    page.on("requestfailed", lambda r: "ABORTED" in r.failure or troubles.append(f"lacks {r.url}"))
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("console", lambda m: m.type == "error" and troubles.append(m.text))
     for path in pages(site):
