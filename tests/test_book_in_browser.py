@@ -25,7 +25,9 @@ def browser() -> Iterator[Browser]:
 
 
 def pages(site: Path) -> list[Path]:
-    return sorted(p for p in site.rglob("*.html") if "_static" not in p.relative_to(site).parts)
+    """All but the redirection from the root to the introduction."""
+    found = sorted(p for p in site.rglob("*.html") if "_static" not in p.relative_to(site).parts)
+    return [path for path in found if path != site / "index.html"]
 
 
 def open_pages(browser: Browser, site: Path, width: int, **options: object) -> Iterator[Page]:
@@ -56,6 +58,13 @@ def test_pages_load_without_complaint_and_do_not_scroll_sideways(
     for page in open_pages(browser, site, width):
         assert page.evaluate(OVERFLOW) <= 0, page.url
         assert page.locator("h1").count() >= 1, page.url
+
+
+def test_the_root_leads_to_the_introduction(browser: Browser, site: Path) -> None:
+    page = browser.new_page()
+    page.goto((site / "index.html").as_uri())
+    page.wait_for_url("**/book/introduction.html")
+    page.close()
 
 
 def test_formulas_are_rendered(browser: Browser, site: Path) -> None:

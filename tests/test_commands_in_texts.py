@@ -67,7 +67,7 @@ def test_the_quickstart_runs(prepared: Path, here: Path, zq: Zq) -> None:
     ran = []
     for line in lines:
         _, name, *arguments = shlex.split(line, comments=True)
-        if name in CHEAP:
+        if name in CHEAP and "tensorrt" not in arguments:  # an engine needs its GPU
             status, _, error = zq(name, *arguments)
             assert status == 0, f"{line}: {error}"
             ran.append(name)

@@ -245,7 +245,7 @@ def claims(
     """Compare the paper's claims with the records of this checkout."""
     from zqlib.book import claims, headline
 
-    _check_format(format)
+    check_format(format)
     root = Path(".")
     paper, evidence = claims.read_paper(root), claims.read_evidence(root)
     found = {c["id"]: claims.findings(paper, c, evidence) for c in paper["claims"]}
