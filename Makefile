@@ -46,6 +46,7 @@ $(STAMP_TEST): $(STAMP_REPRODUCE)
 
 reproduce: $(STAMP_REPRODUCE)
 	$(BIN)/zq reproduce --profile $(PROFILE)
+	@$(BIN)/zq claims --update-readme > /dev/null
 	@$(MAKE) --no-print-directory book
 
 # --all: Sphinx repeats no warning of a page that it does not read again, so -W alone would pass

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from book_site import build_site
 from checkpoints import SYNTHESIS, checkpoint, quantized, write_corpus
 
 from zqlib import cli
@@ -103,3 +104,9 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZQ_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the book's pages, built once."""
+    return build_site(tmp_path_factory.mktemp("book"))

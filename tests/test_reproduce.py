@@ -56,10 +56,12 @@ PAGE = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """All results but the costs, which are measured and never the same."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.parts)
+        if path.parent.name != "costs"
     }
 
 
@@ -97,6 +99,17 @@ def test_records_say_what_was_run_and_where_it_came_from(done: Path) -> None:
     noise = found["w8a8", "noise", "reference"]
     assert noise.provenance["calibration"]["kind"] == "noise"
     assert zero_shot.size_mb > 0
+
+
+def test_a_whole_notebook_leaves_its_cost_and_a_repetition_does_not(done: Path) -> None:
+    costs = done / "results/smoke/costs"
+    assert {path.stem for path in costs.iterdir()} == set(ALL)
+    before = (costs / "wer.json").read_bytes()
+    cost = json.loads(before)
+    assert cost["duration_s"] > 0 and cost["peak_memory_mb"] > 100  # torch alone needs more
+    assert (cost["profile"], cost["notebook"]) == ("smoke", "wer")
+    reproduce(done, "smoke", "wer", force=True)
+    assert (costs / "wer.json").read_bytes() == before
 
 
 def test_the_synthesis_leaves_its_record(done: Path) -> None:

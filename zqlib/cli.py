@@ -270,6 +270,36 @@ def results(
         _print_table(records)
 
 
+@app.command(epilog="Example: zq claims --format json")
+def claims(
+    format: Format = "table",
+    update_readme: Annotated[
+        bool, typer.Option(help="write the tables and the picture of README.md anew")
+    ] = False,
+) -> None:
+    """Compare the paper's claims with the records of this checkout."""
+    from zqlib.book import claims, headline
+
+    check_format(format)
+    root = Path(".")
+    paper, evidence = claims.read_paper(root), claims.read_evidence(root)
+    found = {c["id"]: claims.findings(paper, c, evidence) for c in paper["claims"]}
+    if update_readme:
+        headline.update_readme(root)
+    if format == "json":
+        rows = [
+            {"claim": name, **{key: value for key, value in vars(f).items() if key != "record"}}
+            for name, findings in found.items()
+            for f in findings
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for claim in paper["claims"]:
+        print(f"{claim['id']} {claims.summary(found[claim['id']])}: {claim['claim']}")
+        for f in found[claim["id"]]:
+            print("   ", "; ".join(filter(None, [f.what, f.paper, f.ours, f.verdict, f.why])))
+
+
 @app.command(epilog="Example: zq corpus mini data/mini --split mini-clean")
 def corpus(
     name: Annotated[str, typer.Argument(help="mini, librispeech or an4")],

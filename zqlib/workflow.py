@@ -15,11 +15,13 @@ A job is one process, `python -m zqlib.workflow KIND NAME`; it ends with its par
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zqlib.costs import note_cost, write_page_cost
 from zqlib.digests import cache_key
 from zqlib.errors import ZqError
 from zqlib.experiments.ablation import ablation_systems
@@ -156,7 +158,16 @@ def run(root: Path, kind: str, name: str) -> None:
         ZqError: it cannot be done.
     """
     found = read_json(root / PLAN)
-    values, work = found["parameters"], found["jobs"][kind][name]["work"]
+    job = Job(**found["jobs"][kind][name])
+    start_s = time.perf_counter()
+    _do(root, found["parameters"], kind, job.work)
+    note_cost(root, job.stamp, time.perf_counter() - start_s)
+    if kind == "notebook" and found["parameters"].keys() == {"profile"}:
+        folder = load_parameters(root, found["parameters"]).load_profile().folder(root)
+        write_page_cost(root, folder, job.work["notebook"], [*job.needs, job.stamp])
+
+
+def _do(root: Path, values: Mapping[str, Any], kind: str, work: Mapping[str, Any]) -> None:
     if kind == "notebook":
         execute(root, work["notebook"], values, work["made_from"])
         return

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnx
@@ -92,7 +92,11 @@ def load_engine(inputs: Inputs) -> Callable[[], Engine]:
     torch.set_num_threads(inputs.threads)
     if inputs.system.engine in _LIBRARIES:
         importlib.import_module(inputs.system.engine)
-    kinds = {"torch": _Torch, "onnxruntime": _OnnxRuntime, "openvino": _OpenVino}
+    kinds: dict[str, Callable[[Inputs], Engine]] = {
+        "torch": _Torch,
+        "onnxruntime": _OnnxRuntime,
+        "openvino": _OpenVino,
+    }
     return partial(kinds.get(inputs.system.engine, _Program), inputs)
 
 
@@ -157,7 +161,9 @@ class _OpenVino:
         assert inputs.file
         hint = {"float32": "f32", "bfloat16": "bf16"}.get(inputs.system.precision)
         self.model = OpenVinoModel(inputs.file, inputs.threads, hint)
-        self.feed = {"audio_signal": inputs.features, "length": inputs.lengths}
+        self.feed: dict[str, np.ndarray] = {
+            "audio_signal": inputs.features, "length": inputs.lengths
+        }  # fmt: skip
 
     def run(self) -> Any:
         """See `Engine`."""
@@ -178,7 +184,7 @@ class _Program:
     def __init__(self, inputs: Inputs) -> None:
         assert inputs.file
         threads = inputs.threads
-        name = "cpu" if inputs.system.engine == "cpu" else "reference"
+        name: Literal["cpu", "reference"] = "cpu" if inputs.system.engine == "cpu" else "reference"
         self.recogniser = IntegerRecogniser(load_quantized(inputs.file), name, threads)
         self.features = torch.from_numpy(inputs.features)
         self.lengths = torch.from_numpy(inputs.lengths)

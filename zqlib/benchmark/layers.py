@@ -6,7 +6,7 @@ function that follow it, as other engines fuse them too.
 
 from dataclasses import dataclass
 
-from zqlib.integer.backends.cpu.fusion import fuse, split_constant
+from zqlib.integer.backends.fusion import fuse, split_constant
 from zqlib.integer.backends.cpu.profile import kind_of, operations
 from zqlib.integer.backends.cpu.steps import Extent, extent_after
 from zqlib.integer.operators import Conv1d, Conv2d

@@ -1,0 +1,1 @@
+"""What the book and the README show of the records: claims and verdicts, costs, audio."""
