@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
     return write_project(tmp_path)
 
 
-ALL = ["synthesis", "wer", "layers", "ablation"]
+ALL = ["synthesis", "wer", "layers", "ablation", "exports"]
 PAGE = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 

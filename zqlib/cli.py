@@ -207,7 +207,7 @@ def reproduce(
     profile: Annotated[str, typer.Option(help="a file in workflow/profiles")] = "quick",
     only: Annotated[
         str | None,
-        typer.Option(help="one notebook: synthesis, wer, layers, ablation, budget or benchmark"),
+        typer.Option(help="one notebook: synthesis, wer, layers, ablation, budget, exports ..."),
     ] = None,
     parameter: Annotated[
         list[str] | None,

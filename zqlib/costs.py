@@ -12,11 +12,16 @@ __all__ = ["note_cost", "write_page_cost"]
 
 
 def note_cost(root: Path, stamp: str, duration_s: float) -> None:
-    """Note what this process took for one job: its own peak memory, or that of its kernel."""
+    """Note what this process took for one job: its own peak memory, or that of its kernel.
+
+    The first time counts: a repetition finds intermediate results below `work/`.
+    """
+    if (path := _path(root, stamp)).is_file():
+        return
     sides = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     peak_kib = max(resource.getrusage(side).ru_maxrss for side in sides)
     cost = {"duration_s": duration_s, "peak_memory_mb": peak_kib * 1024 / 1e6}
-    write_json(_path(root, stamp), cost)
+    write_json(path, cost)
 
 
 def write_page_cost(root: Path, folder: Path, notebook: str, stamps: Iterable[str]) -> None:

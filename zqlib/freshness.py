@@ -31,7 +31,7 @@ __all__ = [
     "status",
 ]
 
-NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget", "benchmark")
+NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget", "exports", "benchmark")
 _COMPARISONS = {"ablation": "ablations", "budget": "budgets", "benchmark": "benchmark"}
 """Notebooks of what only some profiles compare, and the part of a profile that says what."""
 

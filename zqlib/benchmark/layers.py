@@ -6,9 +6,9 @@ function that follow it, as other engines fuse them too.
 
 from dataclasses import dataclass
 
-from zqlib.integer.backends.fusion import fuse, split_constant
 from zqlib.integer.backends.cpu.profile import kind_of, operations
 from zqlib.integer.backends.cpu.steps import Extent, extent_after
+from zqlib.integer.backends.fusion import fuse, split_constant
 from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.integer.program import Program
 
@@ -56,13 +56,13 @@ def layers_of(program: Program, batch: int, frames: int) -> list[Layer]:
     _, jobs = split_constant(fuse(program))
     layers = []
     for job in jobs:
-        weighted = isinstance(job.operator, Conv1d | Conv2d)
-        weights = job.operator.weight.numel() if weighted else 0
+        operator = job.operator
+        weights = operator.weight.numel() if isinstance(operator, Conv1d | Conv2d) else 0
         moved = {name: size(name) for name in (*job.reads, job.output)}
         held = {name: program.tensors[name].dtype.itemsize for name in moved}
         layers.append(
             Layer(
-                job.operator.name,
+                operator.name,
                 kind_of(job),
                 operations(job, extents[job.output]),
                 weights + sum(moved.values()),
