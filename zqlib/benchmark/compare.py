@@ -5,6 +5,7 @@ believed sooner than a latency. A turn is one run that does not count, after whi
 model and threads are awake, and a few that do.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,7 @@ def compare(
         machine.choose_cpus(case.threads)
     systems = [parse_system(text) for text in plan.systems]
     details = {"plan": plan.to_json(), "load": load, "engines": engine_versions(systems)}
+    details = json.loads(json.dumps(details))  # as it is read back: tuples become lists
     model = source.load()
     digest = source.digest
     features = {case: case_features(model, case) for case in cases}

@@ -4,6 +4,7 @@ Each case is measured once and kept below `work/` under a name made of everythin
 on; interrupted, the experiment goes on with the next one. Timings are not the same bytes twice.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -135,6 +136,7 @@ def roofline_experiment(
             "commit": commit(parameters.root),
             "provenance": provenance(model_sha256=source.digest, plan=plan.to_json()),
         }  # fmt: skip
+        record = json.loads(json.dumps(record))  # as it is read back: tuples become lists
         folder_of_results = parameters.root / "results" / parameters.profile / "roofline"
         write_json(folder_of_results / f"{source.name}.json", record)
         yield record
