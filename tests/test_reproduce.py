@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,15 +102,19 @@ def test_records_say_what_was_run_and_where_it_came_from(done: Path) -> None:
     assert zero_shot.size_mb > 0
 
 
-def test_a_whole_notebook_leaves_its_cost_and_a_repetition_does_not(done: Path) -> None:
+def test_a_whole_notebook_leaves_its_cost_and_a_repetition_only_its_own_records(done: Path) -> None:
     costs = done / "results/smoke/costs"
     assert {path.stem for path in costs.iterdir()} == set(ALL)
     before = (costs / "wer.json").read_bytes()
     cost = json.loads(before)
     assert cost["duration_s"] > 0 and cost["peak_memory_mb"] > 100  # torch alone needs more
     assert (cost["profile"], cost["notebook"]) == ("smoke", "wer")
+    records = done / "results/smoke/records"
+    kept = {path.name for path in records.iterdir()}
+    shutil.copy(min(records.glob("wer_*")), records / "wer_of_an_earlier_scheme.json")
     reproduce(done, "smoke", "wer", force=True)
     assert (costs / "wer.json").read_bytes() == before
+    assert {path.name for path in records.iterdir()} == kept
 
 
 def test_the_synthesis_leaves_its_record(done: Path) -> None:

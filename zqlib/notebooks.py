@@ -34,6 +34,7 @@ def execute(root: Path, name: str, values: Mapping[str, Any], made_from: Mapping
     unknown = sorted(set(values) - set(papermill.inspect_notebook(str(source))))
     if unknown:
         raise InputError(f"The notebook {source.name} has no parameter {unknown[0]!r}.")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob(f"records/{name}_*.json")}
     with atomic_output(output) as temporary:
         try:
             papermill.execute_notebook(
@@ -53,6 +54,10 @@ def execute(root: Path, name: str, values: Mapping[str, Any], made_from: Mapping
         notebook = nbformat.read(temporary, as_version=4)  # type: ignore[no-untyped-call]
         _forget_the_clock(notebook)
         nbformat.write(notebook, temporary)  # type: ignore[no-untyped-call]
+    if values.keys() == {"profile"}:  # what a whole run did not write again is of an earlier one
+        for path, written in before.items():
+            if path.stat().st_mtime_ns == written:
+                path.unlink()
     note(folder, name, made_from)
 
 
