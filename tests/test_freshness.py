@@ -95,7 +95,8 @@ def test_status_prints_every_page(zq: Run, root: Path, monkeypatch: pytest.Monke
     lines = [line.split(maxsplit=2) for line in out.splitlines()]
     assert ["smoke", "wer", "fresh (not checked: model tiny)"] in lines
     assert ["smoke", "synthesis", "missing"] in lines
-    assert [name for _, name, _ in lines] == ["synthesis", "wer", "layers", "ablation"]
+    pages = ["synthesis", "wer", "layers", "ablation", "exports"]
+    assert [name for _, name, _ in lines] == pages
     rows = json.loads(zq("status", "--format", "json")[1])
     assert [(row["notebook"], row["state"]) for row in rows][1] == ("wer", "fresh")
 
