@@ -166,8 +166,8 @@ def test_notebooks_are_executed_and_show_their_records(done: Path, name: str) ->
 
 def test_a_repetition_gives_the_same_bytes(done: Path) -> None:
     before = contents(done / "results")
-    # notebooks and what they are made from, synthesis, layers, word errors, hypotheses
-    assert len(before) == 4 + 4 + 1 + 1 + (4 + 3) + (4 + 2)
+    # notebooks and what they are made from, synthesis, layers, exports, word errors, hypotheses
+    assert len(before) == 5 + 5 + 1 + 1 + 1 + (4 + 3) + (4 + 2)
     reproduce(done, "smoke", force=True)
     assert contents(done / "results") == before
 
