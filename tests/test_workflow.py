@@ -55,7 +55,7 @@ def test_every_job_needs_jobs_of_the_plan(root: Path, shards: int) -> None:
     # float; w8a8 of two calibrations, w4a8; w8a8 on the cpu, as is and with mse
     assert len(found["jobs"]["evaluate"]) == 6 * shards
     assert len(found["jobs"].get("merge", {})) == (6 if shards > 1 else 0)
-    assert len(found["jobs"]["notebook"]) == 4
+    assert len(found["jobs"]["notebook"]) == 5
 
 
 @pytest.mark.parametrize(
