@@ -77,7 +77,7 @@ def test_a_profile_and_its_defaults() -> None:
 
 def test_ranges_are_the_familys_unless_the_profile_names_a_method() -> None:
     profile, other = (Profile.from_json(MINIMAL | m) for m in ({}, {"range_method": "percentile"}))
-    for family, usual in (("quartznet", "minmax"), ("jasper", "mse"), ("conformer", "mse")):
+    for family, usual in (("quartznet", "minmax"), ("jasper", "mse"), ("conformer", "minmax")):
         assert [s.range_method for s in profile.quant_schemes(family)] == [usual]
         assert [s.range_method for s in other.quant_schemes(family)] == ["percentile"]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from zqlib.integer import reference
 from zqlib.models import CTCModel
 from zqlib.quantization.calibrate import activation_levels, calibrate, zero_points
+from zqlib.quantization.equalize import equalize
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import logits_step, lower
 from zqlib.quantization.scheme import QuantScheme
@@ -22,7 +23,8 @@ __all__ = ["TensorError", "tensor_errors"]
 class TensorError:
     """The error of one quantized tensor, over all valid frames of some utterances.
 
-    A ratio is 10 log10 of the sum of squares of the float values over that of the differences.
+    A ratio is 10 log10 of the sum of squares of the float values, about the mean of the utterance,
+    over that of the differences.
 
     Attributes:
         name: of the tensor; `logits` for the program's output.
@@ -72,7 +74,7 @@ def tensor_errors(
         InputError: calibration saw only zeros somewhere.
         LoweringError: an accumulator could overflow.
     """
-    graph = fold(model.network, scheme)
+    graph = equalize(fold(model.network, scheme), batches, scheme)
     scales = calibrate(graph, batches, scheme)
     program = lower(graph, scales, scheme)
     levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
@@ -96,7 +98,8 @@ def tensor_errors(
         local[graph.logits] = logits[0]
         for name, value in real.items():
             count = sums[name]
-            count.signal += float(pure[name].double().square().sum())
+            true = pure[name].double()
+            count.signal += float((true - true.mean()).square().sum())
             count.total += float((value[0] - pure[name]).double().square().sum())
             count.local += float((value[0] - local[name]).double().square().sum())
             count.values += value.numel()

@@ -15,6 +15,7 @@ from zqlib.integer.program import Program
 from zqlib.integer.storage import load_program, save_program
 from zqlib.models import CTCModel
 from zqlib.quantization.calibrate import calibrate
+from zqlib.quantization.equalize import equalize
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme
@@ -153,7 +154,7 @@ def quantize(
     scheme: QuantScheme,
     calibration: dict[str, Any],
 ) -> QuantizedModel:
-    """Fold, calibrate and lower a model.
+    """Fold, equalize, calibrate and lower a model.
 
     Args:
         model: the float model.
@@ -165,7 +166,7 @@ def quantize(
         InputError: calibration saw only zeros somewhere.
         LoweringError: an accumulator could overflow.
     """
-    graph = fold(model.network, scheme)
+    graph = equalize(fold(model.network, scheme), batches, scheme)
     scales = calibrate(graph, batches, scheme)
     return QuantizedModel(
         name=model.name,

@@ -25,6 +25,8 @@ def activation_levels(graph: FloatGraph, scheme: QuantScheme) -> dict[str, tuple
         match operator:
             case Activation(bits=int(wide)) | FloatLayerNorm(bits=int(wide)):
                 levels[operator.output] = quantized_levels(wide, signed=True)
+            case Activation(depth=depth) if depth > 0:
+                levels[operator.output] = quantized_levels(bits, signed=False)
             case Activation(relu=True):
                 _, high = quantized_levels(bits, signed=not scheme.unsigned_relu)
                 levels[operator.output] = (0, high)
@@ -38,14 +40,20 @@ def activation_levels(graph: FloatGraph, scheme: QuantScheme) -> dict[str, tuple
 def zero_points(
     graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme
 ) -> dict[str, int]:
-    """The quantized value of zero, for every tensor whose is not 0: those after a Swish."""
+    """The quantized value of zero, for every tensor whose is not 0."""
     return {name: round(depth / scales[name]) for name, depth in _depths(graph, scheme).items()}
 
 
 def _depths(graph: FloatGraph, scheme: QuantScheme) -> dict[str, float]:
     """How far below zero the smallest quantized value lies, for tensors where that is 0."""
-    swish = [o for o in graph.operators if isinstance(o, FloatFunction) and o.function == "swish"]
-    return {o.output: _SWISH_DEPTH for o in swish} if scheme.offset_swish else {}
+    depths = {}
+    for operator in graph.operators:
+        match operator:
+            case FloatFunction(function="swish") if scheme.offset_swish:
+                depths[operator.output] = _SWISH_DEPTH
+            case Activation(depth=depth) if depth > 0:
+                depths[operator.output] = depth
+    return depths
 
 
 def calibrate(

@@ -7,6 +7,7 @@ the dyadic number m * 2^-e (see `zqlib.integer.arithmetic`).
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -106,12 +107,19 @@ def lower(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -
     accumulator_scales: dict[str, Tensor] = {}
     operators: list[Operator] = []
     lowered: Operator
+    raised = {  # accumulators of tensors whose zero is not 0, to the real value of that
+        operator.inputs[0]: zeros[operator.output] * scales[operator.output]
+        for operator in graph.operators
+        if isinstance(operator, Activation) and operator.output in zeros
+    }
     for operator in graph.operators:
         if not isinstance(operator, Accumulating):
             types[operator.output] = _quantized_type(operator, types, levels[operator.output])
         match operator:
             case FloatConv() | FloatConv2d():
                 ends = scales[operator.input], zeros.get(operator.input, 0)
+                if zero := raised.get(operator.output):
+                    operator = _plus(operator, zero)
                 lowered, scale = _lower_conv(operator, *ends, types, scheme)
                 accumulator_scales[operator.output] = scale
             case Activation():
@@ -203,6 +211,12 @@ def _lower_conv(
         conv.name, conv.input, conv.output, weight, bias, bits, conv.stride, conv.padding, bands
     )
     return planar, (input_scale * scale).repeat_interleave(planar.reduced(bands))
+
+
+def _plus(conv: FloatConv | FloatConv2d, value: float) -> FloatConv | FloatConv2d:
+    """A convolution that adds a value to all that it makes."""
+    bias = torch.zeros(conv.weight.shape[0]) if conv.bias is None else conv.bias
+    return replace(conv, bias=bias + value)
 
 
 def _lower_function(

@@ -62,6 +62,7 @@ class Activation(_NamesOutput):
         bits: of a tensor that the scheme's cannot hold: the residual stream of a Conformer, or
             what goes into a Swish or a sigmoid. None for the scheme's.
         group: activations of one group have one range; None for a range of its own.
+        depth: how far below zero the smallest quantized value lies, if that is to be unsigned.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Activation(_NamesOutput):
     relu: bool
     bits: int | None = None
     group: str | None = None
+    depth: float = 0.0
 
     @property
     def reads(self) -> tuple[str, ...]:
