@@ -25,7 +25,8 @@ def bench(
         typer.Option(
             help="engine:precision, may be repeated: torch:float32, torch:bfloat16, "
             "onnxruntime:float32, onnxruntime:int8, openvino:float32, openvino:bfloat16, "
-            "openvino:int8, cpu:int8, reference:int8 [default: all but the last]"
+            "openvino:int8, cpu:int8 [default: all of these]; reference:int8; on an NVIDIA GPU "
+            "tensorrt:float32, tensorrt:float16, tensorrt:int8, triton:int8"
         ),
     ] = None,
     baseline: Annotated[

@@ -107,23 +107,29 @@ def test_engines_take_turns_until_each_has_enough() -> None:
     assert turns[:10] == ["fast", "slow"] * 5 and set(turns[10:]) == {"fast"}
 
 
+@pytest.mark.parametrize(
+    ("engine", "extra"), [("openvino", "export"), ("tensorrt", "gpu"), ("triton", "triton")]
+)
 def test_a_missing_library_is_named_before_anything_runs(
-    zq: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zq: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    extra: str,
 ) -> None:
     def version(name: str) -> str:
         raise engines.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(engines.metadata, "version", version)
     path = write_checkpoint(tmp_path / "tiny.nemo")
-    status, out, err = zq("bench", path, "--engine", "openvino:int8", "-o", tmp_path / "records")
-    assert status == 1 and "openvino is missing; run `pip install 'zqlib[export]'`" in err
+    status, out, err = zq("bench", path, "--engine", f"{engine}:int8", "-o", tmp_path / "records")
+    assert status == 1 and f"{engine} is missing; run `pip install 'zqlib[{extra}]'`" in err
     assert out == "" and not (tmp_path / "records").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tiny.nemo", "--engine", "tensorrt:int8"), "tensorrt cannot be timed"),
         (("tiny.nemo", "--engine", "cpu:int4"), "use cpu:int8"),
         (("tiny.nemo", "--threads", "4096"), "give fewer"),
         (("tiny.nemo", "--baseline", "cpu:int9"), "'cpu:int9' is not among"),

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from zqlib.benchmark import machine
 from zqlib.benchmark.engines import Inputs, engine_versions
+from zqlib.benchmark.gpu import engine_device
 from zqlib.benchmark.machine import CpuTimes, busy_reasons
 from zqlib.benchmark.plan import BenchmarkPlan, Case, System, parse_system
 from zqlib.benchmark.prepare import case_features, file_of, fix_shapes, write_files
@@ -25,7 +26,7 @@ from zqlib.benchmark.record import BenchmarkRecord
 from zqlib.benchmark.sources import Source
 from zqlib.benchmark.statistics import speed_ratio, summarise
 from zqlib.benchmark.worker import Worker
-from zqlib.results import commit, device_name, provenance
+from zqlib.results import commit, provenance
 
 __all__ = ["compare", "files_of_case", "measure_rounds"]
 
@@ -82,7 +83,7 @@ def compare(
                     model=source.name,
                     family=family,
                     caveats=(*caveats, *source.caveats),
-                    device=device_name(),
+                    device=engine_device(measured["engine"]),
                     commit=commit(root),
                     provenance=provenance(model_sha256=digest, **details),
                     **measured,
@@ -166,13 +167,15 @@ def files_of_case(
 ) -> dict[System, Path | None]:
     """What each system loads; ONNX models for features of this shape.
 
-    Not for ONNX Runtime in int8: of a linear layer of known shape it makes a Gemm in float.
+    Not for ONNX Runtime in int8: of a linear layer of known shape it makes a Gemm in float; nor
+    for TensorRT, which is told the shape when it builds.
     """
     files: dict[System, Path | None] = {}
     for system in systems:
         name = file_of(system)
         path = folder / name if name else None
-        if path and path.suffix == ".onnx" and system != System("onnxruntime", "int8"):
+        kept = system.engine == "tensorrt" or system == System("onnxruntime", "int8")
+        if path and path.suffix == ".onnx" and not kept:
             path = folder / "case" / path.name
             if path not in files.values():
                 fix_shapes(folder / path.name, path, features)
