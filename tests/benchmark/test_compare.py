@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -91,6 +92,7 @@ class Metronome:
 
     def __init__(self, name: str, run_ms: float, turns: list[str]) -> None:
         self.name, self.run_ms, self.turns = name, run_ms, turns
+        self.loaded = SimpleNamespace(first_run_ms=run_ms)
 
     def measure(self, repeats: int) -> list[float]:
         self.turns.append(self.name)
@@ -99,12 +101,14 @@ class Metronome:
 
 def test_engines_take_turns_until_each_has_enough() -> None:
     turns: list[str] = []
-    workers: Any = [Metronome("fast", 1, turns), Metronome("slow", 900, turns)]
+    times = {"fast": 1, "slow": 900, "slowest": 3000}
+    workers: Any = [Metronome(name, run_ms, turns) for name, run_ms in times.items()]
     plan = BenchmarkPlan(repeats=30, max_s=10)
-    fast, slow = measure_rounds(workers, plan, tqdm(disable=True))
-    assert sum(map(len, fast)) == 30 and len(fast) == 10
-    assert len(slow) == 5  # 13.5 s of the 10 that suffice, and no fewer rounds than that
-    assert turns[:10] == ["fast", "slow"] * 5 and set(turns[10:]) == {"fast"}
+    fast, slow, slowest = measure_rounds(workers, plan, tqdm(disable=True))
+    assert [*map(len, fast)] == [3] * 10
+    assert [*map(len, slow)] == [3] * 5  # 13.5 s of the 10 that suffice, and no fewer rounds
+    assert [*map(len, slowest)] == [1] * 5
+    assert turns[:15] == [*times] * 5 and set(turns[15:]) == {"fast"}
 
 
 @pytest.mark.parametrize(
