@@ -128,7 +128,6 @@ def _serve(pipe: Connection, inputs: Inputs, cpus: Sequence[int]) -> None:
         result = engine.run()
         first_run_ms = 1e3 * (time.perf_counter() - start_s)
         pipe.send(Loaded(load_ms, first_run_ms, engine.tokens(result)))
-        del result
         while True:
             match pipe.recv():
                 case "memory":
