@@ -24,6 +24,7 @@ from zqlib.cli_options import (
     Synthesis,
     calibrated,
     check_format,
+    print_table,
 )
 from zqlib.errors import InputError, ZqError
 
@@ -368,10 +369,6 @@ def _print_table(records: list["Record"]) -> None:
         )
         for record in records
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print_table("<<<<><<<><>>", rows)
     for caveat in sorted({caveat for record in records for caveat in record.caveats}):
         print(f"note: {caveat}")

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zqlib.cli_options import Format, Quiet, check_format
-from zqlib.errors import InputError
+from zqlib.cli_options import Format, Quiet, check_format, needs_export, print_table
 
 if TYPE_CHECKING:
     from zqlib.benchmark.record import BenchmarkRecord
@@ -25,7 +24,8 @@ def bench(
         typer.Option(
             help="engine:precision, may be repeated: torch:float32, torch:bfloat16, "
             "onnxruntime:float32, onnxruntime:int8, openvino:float32, openvino:bfloat16, "
-            "openvino:int8, cpu:int8, reference:int8 [default: all but the last]"
+            "openvino:int8, cpu:int8 [default: all of these]; reference:int8; on an NVIDIA GPU "
+            "tensorrt:float32, tensorrt:float16, tensorrt:int8, triton:int8"
         ),
     ] = None,
     baseline: Annotated[
@@ -46,12 +46,7 @@ def bench(
 ) -> None:
     """Time engines side by side, from features to log-probabilities or token ids."""
     check_format(format)
-    try:
-        from zqlib.benchmark.compare import compare
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"The package {error.name} is missing; run `pip install 'zqlib[export]'`."
-        ) from error
+    compare = needs_export("benchmark.compare").compare
     from zqlib.benchmark.plan import BenchmarkPlan
     from zqlib.benchmark.record import write_benchmark
     from zqlib.benchmark.sources import Source
@@ -84,16 +79,24 @@ def _print_case(records: "list[BenchmarkRecord]") -> None:
         f"{first.model}, batch {first.batch}, {first.audio_s:g} s, {first.threads} threads, "
         f"{first.device}; front-end excluded; ratio against {first.baseline}"
     )
-    print(f"{'engine':<22}{'ms':>9}{'p10':>9}{'p90':>9}{'ratio':>7} {'95 % interval':<14}"
-          f"{'rtfx':>8}{'MB':>7}{'load ms':>9}  layers")  # fmt: skip
-    for r in records:
-        interval = "{:.2f}-{:.2f}".format(*r.ratio_ci95)
-        layers = ", ".join(f"{count} {precision}" for precision, count in r.layers.items() if count)
-        print(
-            f"{f'{r.engine}:{r.precision}':<22}{r.latency_ms:>9.2f}{r.latency_p10_ms:>9.2f}"
-            f"{r.latency_p90_ms:>9.2f}{r.ratio:>7.2f} {interval:<14}{r.rtfx:>8.0f}"
-            f"{r.peak_memory_mb:>7.0f}{r.load_ms:>9.0f}  {layers}"
+    header = ("engine", "ms", "p10", "p90", "ratio", "95 % interval", "rtfx", "MB", "load ms",
+              "layers")  # fmt: skip
+    rows = [
+        (
+            f"{r.engine}:{r.precision}",
+            f"{r.latency_ms:.2f}",
+            f"{r.latency_p10_ms:.2f}",
+            f"{r.latency_p90_ms:.2f}",
+            f"{r.ratio:.2f}",
+            "{:.2f}-{:.2f}".format(*r.ratio_ci95),
+            f"{r.rtfx:.0f}",
+            f"{r.peak_memory_mb:.0f}",
+            f"{r.load_ms:.0f}",
+            ", ".join(f"{count} {precision}" for precision, count in r.layers.items() if count),
         )
+        for r in records
+    ]
+    print_table("<>>>><>>><", [header, *rows])
     for r in records:
         for reason in r.busy:
             print(f"busy ({r.engine}:{r.precision}): {reason}")

@@ -2,9 +2,8 @@
 
 import json
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,6 +21,8 @@ from zqlib.cli_options import (
     Synthesis,
     calibrated,
     check_format,
+    needs_export,
+    print_table,
 )
 from zqlib.errors import InputError
 
@@ -77,7 +78,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a model for other runtimes, with a model card and its tokens beside it."""
-    command = _needs_export("command")
+    command = needs_export("export.command")
     plan = command.plan(model, output, to, flavour, precision, batch_range, frame_range)
     settings = (bits, scheme, ranges, manifest, steps, batches, seed)
     if not plan.calibrates:
@@ -112,7 +113,7 @@ def compare(
 ) -> None:
     """Run every form of a model on the same utterances, from one calibration at 8 bits."""
     check_format(format)
-    agreement = _needs_export("agreement")
+    agreement = needs_export("export.agreement")
     from zqlib.corpora.manifest import read_manifest
 
     heard = read_manifest(utterances)
@@ -126,22 +127,19 @@ def compare(
     if format == "json":
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    print("engine        WER %  same tokens %  max difference  (in steps)  layers in integers")
-    for row in rows:
-        counts = ""
-        if row.layers:
-            counts = f"{len(row.layers.integer)} of {len(row.layers.integer + row.layers.float)}"
-        print(
-            f"{row.engine:12}  {row.wer_pct:5.2f}  {row.same_tokens_pct:13.1f}  "
-            f"{row.max_difference:14.3g}  {row.max_difference_steps:10.0f}  {counts}".rstrip()
+    header = ("engine", "WER %", "same tokens %", "max difference", "(in steps)",
+              "layers in integers")  # fmt: skip
+    cells = [
+        (
+            row.engine,
+            f"{row.wer_pct:.2f}",
+            f"{row.same_tokens_pct:.1f}",
+            f"{row.max_difference:.3g}",
+            f"{row.max_difference_steps:.0f}",
+            f"{len(row.layers.integer)} of {len(row.layers.integer + row.layers.float)}"
+            if row.layers
+            else "",
         )
-
-
-def _needs_export(module: str) -> Any:
-    """A module of `zqlib.export`, whose packages are an extra."""
-    try:
-        return import_module(f"zqlib.export.{module}")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"The package {error.name} is missing; run `pip install 'zqlib[export]'`."
-        ) from error
+        for row in rows
+    ]
+    print_table("<>>>><", [header, *cells])

@@ -1,6 +1,8 @@
-"""Options that commands share, and what follows from them."""
+"""Options that commands share, what follows from them, and what commands print alike."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Format", "Manifest", "Quiet", "Ranges",
-           "Scheme", "Seed", "Steps", "Synthesis", "calibrated", "check_format"]  # fmt: skip
+           "Scheme", "Seed", "Steps", "Synthesis", "calibrated", "check_format", "needs_export",
+           "print_table"]  # fmt: skip
 
 Bits = Annotated[int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")]
 Scheme = Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")]
@@ -50,6 +53,33 @@ def check_format(format: str) -> None:
     """
     if format not in ("table", "json"):
         raise InputError(f"The format {format!r} is unknown; use table or json.")
+
+
+def needs_export(module: str) -> Any:
+    """Import a module of zqlib whose packages are the extra `export`.
+
+    Raises:
+        InputError: one of them is missing.
+    """
+    try:
+        return import_module(f"zqlib.{module}")
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"The package {error.name} is missing; run `pip install 'zqlib[export]'`."
+        ) from error
+
+
+def print_table(alignment: str, rows: Sequence[Sequence[str]]) -> None:
+    """Print rows, the header among them, in columns as wide as their longest cell.
+
+    Args:
+        alignment: `<` or `>` for each column.
+        rows: cells.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, alignment, widths, strict=True)
+        print("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -91,6 +92,7 @@ class Metronome:
 
     def __init__(self, name: str, run_ms: float, turns: list[str]) -> None:
         self.name, self.run_ms, self.turns = name, run_ms, turns
+        self.loaded = SimpleNamespace(first_run_ms=run_ms)
 
     def measure(self, repeats: int) -> list[float]:
         self.turns.append(self.name)
@@ -99,31 +101,39 @@ class Metronome:
 
 def test_engines_take_turns_until_each_has_enough() -> None:
     turns: list[str] = []
-    workers: Any = [Metronome("fast", 1, turns), Metronome("slow", 900, turns)]
+    times = {"fast": 1, "slow": 900, "slowest": 3000}
+    workers: Any = [Metronome(name, run_ms, turns) for name, run_ms in times.items()]
     plan = BenchmarkPlan(repeats=30, max_s=10)
-    fast, slow = measure_rounds(workers, plan, tqdm(disable=True))
-    assert sum(map(len, fast)) == 30 and len(fast) == 10
-    assert len(slow) == 5  # 13.5 s of the 10 that suffice, and no fewer rounds than that
-    assert turns[:10] == ["fast", "slow"] * 5 and set(turns[10:]) == {"fast"}
+    fast, slow, slowest = measure_rounds(workers, plan, tqdm(disable=True))
+    assert [*map(len, fast)] == [3] * 10
+    assert [*map(len, slow)] == [3] * 5  # 13.5 s of the 10 that suffice, and no fewer rounds
+    assert [*map(len, slowest)] == [1] * 5
+    assert turns[:15] == [*times] * 5 and set(turns[15:]) == {"fast"}
 
 
+@pytest.mark.parametrize(
+    ("engine", "extra"), [("openvino", "export"), ("tensorrt", "gpu"), ("triton", "triton")]
+)
 def test_a_missing_library_is_named_before_anything_runs(
-    zq: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zq: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    extra: str,
 ) -> None:
     def version(name: str) -> str:
         raise engines.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(engines.metadata, "version", version)
     path = write_checkpoint(tmp_path / "tiny.nemo")
-    status, out, err = zq("bench", path, "--engine", "openvino:int8", "-o", tmp_path / "records")
-    assert status == 1 and "openvino is missing; run `pip install 'zqlib[export]'`" in err
+    status, out, err = zq("bench", path, "--engine", f"{engine}:int8", "-o", tmp_path / "records")
+    assert status == 1 and f"{engine} is missing; run `pip install 'zqlib[{extra}]'`" in err
     assert out == "" and not (tmp_path / "records").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tiny.nemo", "--engine", "tensorrt:int8"), "tensorrt cannot be timed"),
         (("tiny.nemo", "--engine", "cpu:int4"), "use cpu:int8"),
         (("tiny.nemo", "--threads", "4096"), "give fewer"),
         (("tiny.nemo", "--baseline", "cpu:int9"), "'cpu:int9' is not among"),

@@ -16,12 +16,15 @@ def test_a_system_is_written_as_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("tflite:int8", "'tflite' is unknown; use torch, onnxruntime, openvino, cpu"),
+        (
+            "tflite:int8",
+            "'tflite' is unknown; use torch, onnxruntime, openvino, tensorrt, cpu, triton",
+        ),
         ("cpu:float32", "use cpu:int8"),
         ("openvino", "use openvino:float32 or openvino:bfloat16 or openvino:int8"),
         ("torch:int8", "use torch:float32 or torch:bfloat16"),
-        ("tensorrt:int8", "tensorrt cannot be timed.*leave it out"),
-        ("triton:int8", "triton cannot be timed.*leave it out"),
+        ("tensorrt:bfloat16", "use tensorrt:float32 or tensorrt:float16 or tensorrt:int8"),
+        ("triton:float16", "use triton:int8"),
         ("", "'' is unknown"),
     ],
 )

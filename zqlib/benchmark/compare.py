@@ -2,7 +2,7 @@
 
 What disturbs the machine for a while then disturbs all of them: a ratio of latencies can be
 believed sooner than a latency. A turn is one run that does not count, after which caches hold the
-model and threads are awake, and a few that do.
+model and threads are awake, and a few that do; one of an engine that needs seconds for it.
 """
 
 import json
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from zqlib.benchmark import machine
 from zqlib.benchmark.engines import Inputs, engine_versions
+from zqlib.benchmark.gpu import engine_device
 from zqlib.benchmark.machine import CpuTimes, busy_reasons
 from zqlib.benchmark.plan import BenchmarkPlan, Case, System, parse_system
 from zqlib.benchmark.prepare import case_features, file_of, fix_shapes, write_files
@@ -25,11 +26,12 @@ from zqlib.benchmark.record import BenchmarkRecord
 from zqlib.benchmark.sources import Source
 from zqlib.benchmark.statistics import speed_ratio, summarise
 from zqlib.benchmark.worker import Worker
-from zqlib.results import commit, device_name, provenance
+from zqlib.results import commit, provenance
 
 __all__ = ["compare", "files_of_case", "measure_rounds"]
 
 _PER_TURN = 3
+_SLOW_MS = 1000.0
 _FEWEST_ROUNDS = 5  # for a system that reaches the time limit; fewer say nothing of the spread
 
 
@@ -82,7 +84,7 @@ def compare(
                     model=source.name,
                     family=family,
                     caveats=(*caveats, *source.caveats),
-                    device=device_name(),
+                    device=engine_device(measured["engine"]),
                     commit=commit(root),
                     provenance=provenance(model_sha256=digest, **details),
                     **measured,
@@ -98,12 +100,13 @@ def measure_rounds(
     rounds: list[list[list[float]]] = [[] for _ in workers]
 
     def is_done(done: list[list[float]]) -> bool:
-        enough = len(done) * _PER_TURN >= plan.repeats
+        enough = sum(map(len, done)) >= plan.repeats
         return enough or (len(done) >= _FEWEST_ROUNDS and sum(map(sum, done)) >= 1e3 * plan.max_s)
 
     while waiting := [i for i, done in enumerate(rounds) if not is_done(done)]:
         for index in waiting:
-            rounds[index].append(workers[index].measure(_PER_TURN))
+            slow = workers[index].loaded.first_run_ms > _SLOW_MS
+            rounds[index].append(workers[index].measure(1 if slow else _PER_TURN))
             bar.update()
     return rounds
 
@@ -166,13 +169,15 @@ def files_of_case(
 ) -> dict[System, Path | None]:
     """What each system loads; ONNX models for features of this shape.
 
-    Not for ONNX Runtime in int8: of a linear layer of known shape it makes a Gemm in float.
+    Not for ONNX Runtime in int8: of a linear layer of known shape it makes a Gemm in float; nor
+    for TensorRT, which is told the shape when it builds.
     """
     files: dict[System, Path | None] = {}
     for system in systems:
         name = file_of(system)
         path = folder / name if name else None
-        if path and path.suffix == ".onnx" and system != System("onnxruntime", "int8"):
+        kept = system.engine == "tensorrt" or system == System("onnxruntime", "int8")
+        if path and path.suffix == ".onnx" and not kept:
             path = folder / "case" / path.name
             if path not in files.values():
                 fix_shapes(folder / path.name, path, features)

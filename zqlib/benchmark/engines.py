@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import onnx
@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from zqlib import recognition
+from zqlib.benchmark.gpu import GPU_ENGINES, TensorRt, require_gpu
 from zqlib.benchmark.plan import System
 from zqlib.benchmark.sources import Source
 from zqlib.errors import InputError
@@ -28,13 +30,24 @@ from zqlib.export.openvino import OpenVinoModel
 from zqlib.export.runtime import open_session
 from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.quantized_model import load_quantized
-from zqlib.recognition import IntegerRecogniser
 
 __all__ = ["Engine", "Inputs", "Tokens", "engine_versions", "load_engine"]
 
 Tokens = NDArray[np.integer[Any]]
 
-_LIBRARIES = ("onnxruntime", "openvino", "torch")
+_EXTRAS = {
+    "onnxruntime": "export",
+    "openvino": "export",
+    "tensorrt": "gpu",
+    "torch": "export",
+    "triton": "triton",
+}
+"""Of this package, by the library that is an engine and that they bring."""
+_MODULES = {
+    "tensorrt": "zqlib.export.tensorrt",
+    "triton": "zqlib.integer.backends.triton.launches",
+}
+"""Those that import an engine's library where it is not imported by its name."""
 
 
 class Engine(Protocol):
@@ -74,28 +87,32 @@ def engine_versions(systems: Iterable[System]) -> dict[str, str]:
     """Versions of the libraries that are engines.
 
     Raises:
-        InputError: one is missing.
+        InputError: one is missing, or the GPU that it needs.
     """
     versions = {}
-    for name in sorted({system.engine for system in systems} & set(_LIBRARIES)):
+    for name in sorted({system.engine for system in systems} & {*_EXTRAS}):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError as error:
             raise InputError(
-                f"The engine {name} is missing; run `pip install 'zqlib[export]'` or leave it out."
+                f"The engine {name} is missing; run `pip install 'zqlib[{_EXTRAS[name]}]'` or "
+                "leave it out."
             ) from error
+        if name in GPU_ENGINES:
+            require_gpu(name)
     return versions
 
 
 def load_engine(inputs: Inputs) -> Callable[[], Engine]:
     """Import an engine's library; what is returned then loads the model."""
     torch.set_num_threads(inputs.threads)
-    if inputs.system.engine in _LIBRARIES:
-        importlib.import_module(inputs.system.engine)
+    if inputs.system.engine in _EXTRAS:
+        importlib.import_module(_MODULES.get(inputs.system.engine, inputs.system.engine))
     kinds: dict[str, Callable[[Inputs], Engine]] = {
         "torch": _Torch,
         "onnxruntime": _OnnxRuntime,
         "openvino": _OpenVino,
+        "tensorrt": TensorRt,
     }
     return partial(kinds.get(inputs.system.engine, _Program), inputs)
 
@@ -183,9 +200,11 @@ class _Program:
 
     def __init__(self, inputs: Inputs) -> None:
         assert inputs.file
-        threads = inputs.threads
-        name: Literal["cpu", "reference"] = "cpu" if inputs.system.engine == "cpu" else "reference"
-        self.recogniser = IntegerRecogniser(load_quantized(inputs.file), name, threads)
+        self.recogniser = recognition.IntegerRecogniser(
+            load_quantized(inputs.file),
+            cast(recognition.Engine, inputs.system.engine),
+            inputs.threads,
+        )
         self.features = torch.from_numpy(inputs.features)
         self.lengths = torch.from_numpy(inputs.lengths)
 

@@ -160,10 +160,10 @@ def _sources(
 
 
 def _fastest(measured: Sequence[BenchmarkRecord], model: str) -> list[BenchmarkRecord]:
-    """The fastest engine of each case and precision."""
+    """The engine of this machine's processor that is fastest in each case and precision."""
     best: dict[tuple[int, float, int, str], BenchmarkRecord] = {}
     for record in sorted(measured, key=lambda record: record.latency_ms):
-        if record.model == model:
+        if record.model == model and record.device == device_name():
             key = (record.batch, record.audio_s, record.threads, record.precision)
             best.setdefault(key, record)
     return list(best.values())

@@ -12,10 +12,11 @@ _PRECISIONS = {
     "torch": ("float32", "bfloat16"),
     "onnxruntime": ("float32", "int8"),
     "openvino": ("float32", "bfloat16", "int8"),
+    "tensorrt": ("float32", "float16", "int8"),
     "cpu": ("int8",),
+    "triton": ("int8",),
     "reference": ("int8",),
 }
-_NOT_YET = ("tensorrt", "triton")
 
 
 @dataclass(frozen=True, order=True)
@@ -48,17 +49,11 @@ def parse_system(text: str) -> System:
     """Read `engine:precision`.
 
     Raises:
-        InputError: no such engine, none that can be timed yet, or not at this precision.
+        InputError: no such engine, or not at this precision.
     """
     engine, _, precision = text.partition(":")
-    if engine in _NOT_YET:
-        raise InputError(
-            f"The engine {engine} cannot be timed: this version of zq bench has no runner for it; "
-            "leave it out."
-        )
     if engine not in _PRECISIONS:
-        known = ", ".join([*_PRECISIONS, *_NOT_YET])
-        raise InputError(f"The engine {engine!r} is unknown; use {known}.")
+        raise InputError(f"The engine {engine!r} is unknown; use {', '.join(_PRECISIONS)}.")
     if precision not in _PRECISIONS[engine]:
         known = " or ".join(f"{engine}:{name}" for name in _PRECISIONS[engine])
         raise InputError(f"{text!r} is no engine with its precision; use {known}.")

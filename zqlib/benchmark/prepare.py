@@ -10,6 +10,7 @@ from torch import Tensor
 from zqlib.audio import pad_features
 from zqlib.benchmark.plan import Case, System
 from zqlib.export.onnx_float import export_float
+from zqlib.export.onnx_half import to_float16
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import atomic_output
 from zqlib.models import CTCModel
@@ -23,19 +24,21 @@ from zqlib.synthesis import noise_batches
 
 __all__ = ["case_features", "file_of", "fix_shapes", "write_files"]
 
-_ONNX = ("onnxruntime", "openvino")
+_ONNX = ("onnxruntime", "openvino", "tensorrt")
 _CALIBRATION = (1, 2, 200)  # batches, utterances, frames of noise
 
 
 def file_of(system: System) -> str | None:
     """Name of the file that an engine loads; None for torch, which builds the network."""
     if system.engine in _ONNX:
-        return "qdq.onnx" if system.precision == "int8" else "float32.onnx"
+        if system.precision == "int8":
+            return "qdq-s8s8.onnx" if system.engine == "tensorrt" else "qdq.onnx"
+        return "float16.onnx" if system.precision == "float16" else "float32.onnx"
     return None if system.engine == "torch" else "program.zq"
 
 
 def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> None:
-    """Write what the systems need: float ONNX, u8s8 Q/DQ ONNX, an integer program.
+    """Write what the systems need: float ONNX, Q/DQ ONNX, an integer program.
 
     The activation ranges come from noise: no engine's time depends on them.
 
@@ -53,17 +56,23 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
     graph = fold(model.network, scheme)
     if "float32.onnx" in wanted:
         _save(export_float(graph), folder / "float32.onnx")
-    if not wanted & {"qdq.onnx", "program.zq"}:
-        return
+    if "float16.onnx" in wanted:
+        _save(to_float16(export_float(graph)), folder / "float16.onnx")
     noise = noise_batches(model.front_end.config.n_mels, *_CALIBRATION, seed=0)
-    scales = calibrate(round_convolutions(graph), noise, scheme)
-    if "qdq.onnx" in wanted:
-        _save(export_qdq(graph, scales, scheme), folder / "qdq.onnx")
-    if "program.zq" in wanted:
-        QuantizedModel(
-            model.name, model.family, lower(graph, scales, scheme), model.front_end,
-            scales[graph.input], model.labels, scheme, {"kind": "noise"},
-        ).save(folder / "program.zq")  # fmt: skip
+    if wanted & {"qdq.onnx", "program.zq"}:
+        scales = calibrate(round_convolutions(graph), noise, scheme)
+        if "qdq.onnx" in wanted:
+            _save(export_qdq(graph, scales, scheme), folder / "qdq.onnx")
+        if "program.zq" in wanted:
+            QuantizedModel(
+                model.name, model.family, lower(graph, scales, scheme), model.front_end,
+                scales[graph.input], model.labels, scheme, {"kind": "noise"},
+            ).save(folder / "program.zq")  # fmt: skip
+    if "qdq-s8s8.onnx" in wanted:
+        scheme = preset("w8a8", unsigned_relu=False, offset_swish=False)
+        graph = fold(model.network, scheme)
+        scales = calibrate(round_convolutions(graph), noise, scheme)
+        _save(export_qdq(graph, scales, scheme), folder / "qdq-s8s8.onnx")
 
 
 def fix_shapes(source: Path, target: Path, features: Tensor) -> None:

@@ -29,10 +29,12 @@ class Loaded:
 
     Attributes:
         load_ms: from the file to a model that can run.
+        first_run_ms: of the first run.
         tokens: of the first run, (batch, frames').
     """
 
     load_ms: float
+    first_run_ms: float
     tokens: Tokens
 
 
@@ -122,7 +124,10 @@ def _serve(pipe: Connection, inputs: Inputs, cpus: Sequence[int]) -> None:
         engine = load()
         load_ms = 1e3 * (time.perf_counter() - start_s)
         gc.disable()
-        pipe.send(Loaded(load_ms, engine.tokens(engine.run())))
+        start_s = time.perf_counter()
+        result = engine.run()
+        first_run_ms = 1e3 * (time.perf_counter() - start_s)
+        pipe.send(Loaded(load_ms, first_run_ms, engine.tokens(result)))
         while True:
             match pipe.recv():
                 case "memory":

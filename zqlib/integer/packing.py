@@ -28,10 +28,12 @@ def unpack_bits(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     count = math.prod(shape)
     if packed.dtype != torch.uint8 or packed.shape != (-(-count * bits // 8),):
         raise InputError(f"A weight of shape {shape} at {bits} bits has the wrong packed size.")
-    planes = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little")
-    offset = np.packbits(planes.reshape(count, bits), axis=1, bitorder="little")[:, 0]
-    values = torch.from_numpy(offset).to(torch.int16) - (1 << (bits - 1))
-    return values.to(torch.int8).reshape(shape)
+    offset = packed.numpy()
+    if bits < 8:
+        planes = np.unpackbits(offset, count=count * bits, bitorder="little")
+        offset = np.packbits(planes.reshape(count, bits), axis=1, bitorder="little")[:, 0]
+    values = offset - np.uint8(1 << (bits - 1))  # modulo 2^8
+    return torch.from_numpy(values.view(np.int8)).reshape(shape)
 
 
 def unpack_weight(entry: dict[str, Any], packed: Tensor, axes: int) -> Tensor:

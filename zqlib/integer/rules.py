@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,8 +48,8 @@ def require_weights(weight: Tensor, bits: int, name: str) -> None:
     require(type(bits) is int and 2 <= bits <= 8, name, "weights have 2 to 8 bits")
     require(weight.dtype == torch.int8, name, "weights are int8")
     limit = 2 ** (bits - 1) - 1
-    within = bool((weight.short().abs() <= limit).all())
-    require(within, name, f"weights are within [-{limit}, {limit}]")
+    least, largest = map(int, weight.aminmax())
+    require(-limit <= least and largest <= limit, name, f"weights are within [-{limit}, {limit}]")
 
 
 def accumulator_bound(conv: Conv1d | Conv2d, input_type: TensorType) -> Tensor:
@@ -56,7 +57,8 @@ def accumulator_bound(conv: Conv1d | Conv2d, input_type: TensorType) -> Tensor:
 
     sum over taps of |w_q| * max|x_q| + |b_q|: also bounds every partial sum, in any order.
     """
-    bound = conv.weight.long().abs().flatten(1).sum(1) * input_type.magnitude
+    size = conv.weight.abs().flatten(1).numpy()  # int8 holds it: no weight is -128
+    bound = torch.from_numpy(size.sum(1, dtype=np.int64)) * input_type.magnitude
     return bound if conv.bias is None else bound + conv.bias.long().abs()
 
 

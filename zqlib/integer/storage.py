@@ -38,6 +38,7 @@ __all__ = ["FORMAT_VERSION", "load_program", "pack_bits", "save_program", "unpac
 
 FORMAT_VERSION = 4
 _GZIP = 31  # zlib's `wbits` for gzip, whose header then holds no name and no time
+_PIECE = 1 << 16
 _MAX_BYTES_OF_TINY, _MAX_EXPANSION = 64 << 20, 20  # beyond, a file is not one of ours
 _DTYPES = {"int8": torch.int8, "uint8": torch.uint8, "int32": torch.int32}
 
@@ -138,9 +139,10 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
     if not path.is_file():
         raise InputError(f"The program {path} does not exist; make it with `zq quantize`.")
     try:
-        content = _unpack(path.read_bytes())
+        content = _read(path)
         tensors = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        del content  # `tensors` has a copy
     except (SafetensorError, OSError, ValueError, zlib.error) as error:
         raise InputError(
             f"{path} is not a complete .zq file ({error}); make it again with `zq quantize`."
@@ -184,19 +186,26 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
         ) from error
 
 
-def _unpack(packed: bytes) -> bytes:
+def _read(path: Path) -> bytes:
+    """What a file holds once it is unpacked; piece by piece, to never have both in memory."""
     unpacker = zlib.decompressobj(wbits=_GZIP)
-    content = unpacker.decompress(packed, _MAX_BYTES_OF_TINY + _MAX_EXPANSION * len(packed))
-    if not unpacker.eof or unpacker.unused_data:
+    room = _MAX_BYTES_OF_TINY + _MAX_EXPANSION * path.stat().st_size
+    pieces = []
+    with path.open("rb") as stream:
+        while room >= 0 and (packed := stream.read(_PIECE)):
+            pieces.append(unpacker.decompress(packed))
+            room -= len(pieces[-1])
+    if room < 0 or not unpacker.eof or unpacker.unused_data:
         raise ValueError("it does not end where it should")
-    return content
+    return b"".join(pieces)
 
 
-def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
+def _rebuild(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Operator:
+    """An operator; its packed weights are taken out of `tensors`, to hold one copy of them."""
     entry = dict(entry)
     kind, name = entry.pop("op"), entry["name"]
     if kind == "conv1d":
-        weight = unpack_weight(entry, tensors[f"{name}.weight"], axes=3)
+        weight = unpack_weight(entry, tensors.pop(f"{name}.weight"), axes=3)
         return Conv1d(weight=weight, bias=tensors.get(f"{name}.bias"), **entry)
     if kind == "requantize":
         terms = tuple(

@@ -92,7 +92,7 @@ def test_structs_are_those_of_the_header() -> None:
 
 
 def test_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ZQ_CACHE", str(tmp_path))
     calls = []
     monkeypatch.setattr(module, "_compile", lambda p: (calls.append(p), compiled_copy(p)))
     real = compiled_library()
@@ -103,12 +103,12 @@ def test_library_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for _ in range(2):
         library.__wrapped__()
     assert len(calls) == 1
-    assert [p.name for p in (tmp_path / "zqlib").iterdir()] == [library_path().name]
+    assert [p.name for p in (tmp_path / "kernels").iterdir()] == [library_path().name]
 
 
 def compiled_library() -> bytes:
     with pytest.MonkeyPatch.context() as context:
-        context.delenv("XDG_CACHE_HOME", raising=False)
+        context.delenv("ZQ_CACHE", raising=False)
         library()
         return library_path().read_bytes()
 
@@ -123,16 +123,16 @@ def compiled_library() -> bytes:
 def test_without_a_compiler_one_sentence_is_said(
     compiler: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ZQ_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", compiler)
     with pytest.raises(InputError, match=message) as caught:
         library.__wrapped__()
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "zqlib").iterdir()) == []
+    assert list((tmp_path / "kernels").iterdir()) == []
 
 
 def test_importing_compiles_nothing(tmp_path: Path) -> None:
     code = "import zqlib.recognition, zqlib.integer.backends.cpu"
-    environment = {"XDG_CACHE_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
+    environment = {"ZQ_CACHE": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 from zqlib.errors import InputError
-from zqlib.files import atomic_output
+from zqlib.files import atomic_output, user_cache
 
 __all__ = ["Library", "library", "library_path"]
 
@@ -88,8 +88,7 @@ def library_path() -> Path:
     digest = hashlib.sha256(repr((_compiler(), _FLAGS, _SOURCES, platform.machine())).encode())
     for path in sorted(_KERNELS.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cached / "zqlib" / f"kernels-{digest.hexdigest()[:16]}.so"
+    return user_cache("kernels") / f"{digest.hexdigest()[:16]}.so"
 
 
 def _compiler() -> list[str]:

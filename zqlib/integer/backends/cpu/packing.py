@@ -1,4 +1,7 @@
-"""Weights, biases and multipliers in the order in which the kernels read them, as numpy arrays."""
+"""Weights, biases and multipliers in the order in which the kernels read them, as numpy arrays.
+
+What is packed may be a view: `aligned` makes the one copy.
+"""
 
 from typing import Any
 
@@ -26,7 +29,7 @@ def pack_panels(runs: Array, width: int) -> Array:
     out, count, depth = runs.shape
     padded = np.pad(runs, ((0, -out % width), (0, 0), (0, -depth % 4)))
     panels = padded.reshape(-1, width, count, padded.shape[2] // 4, 4)
-    return np.ascontiguousarray(panels.transpose(0, 2, 3, 1, 4))
+    return panels.transpose(0, 2, 3, 1, 4)
 
 
 def pack_depthwise(weight: Array, lanes: int) -> Array:
@@ -45,7 +48,7 @@ def pack_depthwise(weight: Array, lanes: int) -> Array:
     for phase in range(4):
         phases[phase, :channels, phase : phase + taps] = weight
     split = phases.reshape(4, -1, lanes, fours, 4)
-    return np.ascontiguousarray(split.transpose(1, 0, 3, 2, 4))
+    return split.transpose(1, 0, 3, 2, 4)
 
 
 def pack_bias(bias: Tensor | None, weight: Tensor, zero: int) -> Array:
@@ -59,7 +62,7 @@ def pack_bias(bias: Tensor | None, weight: Tensor, zero: int) -> Array:
     Returns:
         (out + padding,) int32.
     """
-    folded = -zero * weight.long().flatten(1).sum(1).numpy()
+    folded = -zero * weight.flatten(1).numpy().sum(1, dtype=np.int64)
     if bias is not None:
         folded = folded + bias.long().numpy()
     return pad_channels(folded.astype(np.int32), 0)

@@ -7,6 +7,6 @@ TRITON_INTERPRET=1, Triton's interpreter runs the same kernels without a GPU, sl
 triton is imported when an executor is made, not before.
 """
 
-from zqlib.integer.backends.triton.executor import Executor
+from zqlib.integer.backends.triton.executor import Executor, find_device
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "find_device"]

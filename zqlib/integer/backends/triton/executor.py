@@ -17,7 +17,7 @@ from zqlib.integer.operators import Conv1d, Conv2d, Positions
 from zqlib.integer.program import Program
 from zqlib.integer.reference import ProgramOutput
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "find_device"]
 
 _MOST_PLANS = 16  # kept for shapes that come again
 
@@ -48,7 +48,7 @@ class Executor:
     """
 
     def __init__(self, program: Program) -> None:
-        self.program, self.device = program, _device()
+        self.program, self.device = program, find_device()
         from zqlib.integer.backends.triton.launches import Launches  # imports triton
 
         self._once, self._jobs = split_constant(fuse(program))
@@ -125,7 +125,12 @@ class Executor:
         return plan
 
 
-def _device() -> torch.device:
+def find_device() -> torch.device:
+    """The GPU, or the CPU where TRITON_INTERPRET=1 asks for Triton's interpreter.
+
+    Raises:
+        InputError: triton is not installed, or there is neither a GPU nor TRITON_INTERPRET=1.
+    """
     if find_spec("triton") is None:
         raise InputError(
             "The engine triton needs the package triton, which is not installed; "
