@@ -59,7 +59,7 @@ def test_the_first_and_the_last_have_the_errors_that_a_user_can_measure(
         lengths, quantized = torch.tensor([x.shape[1]]), integer.quantize_features(x[None])
         ours = reference.run(integer.program, quantized, lengths).logits.double()
         theirs = graph.run(x[None], lengths)[0].double()
-        # a program does not keep the step of its logits: take the one that fits best
+        # a program does not keep the step of its logits: the one that fits best flatters a little
         step = float((ours * theirs).sum() / ours.square().sum())
         pairs = {"features": (quantized * integer.input_scale, x[None]),
                  "logits": (ours * step, theirs)}  # fmt: skip
@@ -67,7 +67,7 @@ def test_the_first_and_the_last_have_the_errors_that_a_user_can_measure(
             sums[name][0] += float((true - true.mean()).square().sum())
             sums[name][1] += float((value - true).square().sum())
     for name, (signal, noise) in sums.items():
-        assert found[name].total_snr_db == pytest.approx(10 * math.log10(signal / noise), abs=0.3)
+        assert found[name].total_snr_db == pytest.approx(10 * math.log10(signal / noise), abs=0.5)
     assert found["features"].local_snr_db == found["features"].total_snr_db
 
 

@@ -39,7 +39,9 @@ def equalize(
     - Channels of keys and of positions: divided by the larger of their two relative ranges, which
       the query is multiplied by. Attention sees the same products.
     - Outputs of a depthwise convolution that pointwise ones read: each channel with the sign that
-      makes it reach further above zero than below, and unsigned from the smallest value on. Not if the scheme keeps signs, nor if it does not equalize at all.
+      makes it reach further above zero than below, and unsigned from the smallest value on.
+
+    Nothing changes if the scheme does not equalize, and no zero moves if it keeps signs.
 
     Args:
         graph: the folded model.
