@@ -123,22 +123,21 @@ def word_error_rates(root: Path) -> str:
     found = [r for r in read_evidence(root).records if r.experiment == "wer"]
     rows = [
         (
-            _page_link(root, r.profile, "wer", r.profile), f"`{r.model}`",
-            f"{r.corpus} {r.split} ({r.utterances})", r.scheme, r.calibration,
+            _page_link(root, r.profile, "wer", r.profile), r.model,
+            f"{r.corpus} {r.split} ({r.utterances})",
+            f"{r.scheme}, {r.calibration}" if r.delta_ci95 else r.scheme,
             f"{r.wer_pct:.2f}", above_float(r), f"{r.size_mb:.1f}",
         )
         for r in found
     ]  # fmt: skip
-    header = ("Profile", "Model", "Data", "Scheme", "Calibration", "WER %", "Above float [95 %]",
-              "MB")  # fmt: skip
+    header = ("Profile", "Model", "Data", "System", "WER %", "Above float [95 %]", "MB")
     caveats: dict[str, dict[str, None]] = {}
     for r in found:
         for caveat in r.caveats:
             caveats.setdefault(caveat, {})[f"`{r.model}` on {r.corpus} {r.split}"] = None
     notes = [f"- *{caveat}*: {'; '.join(where)}" for caveat, where in caveats.items()]
     table = markdown_table(header, rows)
-    intro = "Read every number with this in mind:"
-    return "\n".join([intro, "", *notes, "", ":::{container} sortable", table, ":::"])
+    return "\n".join([":::{container} sortable", table, ":::", "", *notes])
 
 
 def costs(root: Path) -> str:
