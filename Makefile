@@ -64,4 +64,4 @@ lint: $(STAMP_TEST)
 	$(BIN)/mypy
 
 clean:
-	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf _build .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

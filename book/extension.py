@@ -57,4 +57,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     write_audio(Path(app.srcdir), audio)
     app.config.html_static_path += [str(Path(app.srcdir) / "book" / "static"), str(audio)]
     app.add_css_file("book.css")
+    app.add_js_file("tables.js", loading_method="defer")
     return {"parallel_read_safe": True}

@@ -125,6 +125,31 @@ def test_links_within_the_book_lead_somewhere(browser: Browser, site: Path) -> N
         assert not fragment or url not in names or unquote(fragment) in names[url], link
 
 
+def test_a_table_is_sorted_and_filtered_and_whole_without_scripts(
+    browser: Browser, site: Path
+) -> None:
+    address = (site / "book/results.html").as_uri()
+    page = browser.new_page(java_script_enabled=False)
+    page.goto(address)
+    rows = page.locator(".sortable tbody tr")
+    whole = rows.count()
+    assert whole > 20 and all(rows.nth(i).is_visible() for i in range(whole))
+    page.close()
+    page = browser.new_page()
+    page.goto(address)
+    rows = page.locator(".sortable tbody tr")
+    column = "[...document.querySelectorAll('.sortable tbody tr')].map(r => +r.cells[4].innerText)"
+    for direction in (1, -1):
+        page.get_by_role("button", name="WER %").click()
+        rates = page.evaluate(column)
+        assert rates == sorted(rates, key=lambda rate: direction * rate) and len(rates) == whole
+    page.get_by_role("searchbox", name="Words that a row must have").fill("quick W8A8 mini-clean")
+    shown = [row.inner_text() for row in rows.all() if row.is_visible()]
+    assert 0 < len(shown) < whole
+    assert all("quick" in text and "w8a8" in text and "mini-clean" in text for text in shown)
+    page.close()
+
+
 def test_the_text_is_readable_without_scripts_and_in_the_dark(browser: Browser, site: Path) -> None:
     for options in ({"java_script_enabled": False}, {"color_scheme": "dark"}):
         context = browser.new_context(**options)

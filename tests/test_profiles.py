@@ -1,6 +1,7 @@
 """Profiles: all of ours load, and mistakes in one are named."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,15 @@ def test_an_ablation_changes_one_scheme_in_its_own_fields() -> None:
     assert found == Ablation("narrow", {"stream_bits": 8}, ("conformer",))
     base = QuantScheme(4, 6, range_method="mse")
     assert found.apply(base) == QuantScheme(4, 6, range_method="mse", stream_bits=8)
+    assert found.synthesise(REDUCED) == REDUCED
+
+
+def test_a_setting_changes_the_synthesis() -> None:
+    (found,) = Profile.from_json(
+        MINIMAL | {"settings": [{"name": "short", "synthesis": {"steps": 5}}]}
+    ).settings
+    assert found.synthesise(REDUCED) == replace(REDUCED, steps=5)
+    assert found.apply(QuantScheme()) == QuantScheme()
 
 
 @pytest.mark.parametrize(
@@ -101,12 +111,18 @@ def test_an_ablation_changes_one_scheme_in_its_own_fields() -> None:
         ({"corpora": []}, "needs a model, a corpus"),
         ({"schemes": []}, "a scheme and a calibration"),
         ({"calibrations": []}, "a scheme and a calibration"),
-        ({"ablations": [{"name": "a"}]}, "incomplete"),
+        ({"ablations": [{"changes": {}}]}, "incomplete"),
         ({"ablations": [{"name": "a b", "changes": {}}]}, "must be named in a-z"),
         ({"ablations": [{"name": "a", "changes": []}]}, "changes of the wrong type"),
         ({"ablations": [{"name": "a", "changes": {"odd": 1}}]}, "unknown key 'odd'"),
         ({"ablations": [{"name": "a", "changes": {"stream_bits": 4}}]}, "from 8 to 24"),
         ({"ablations": [{"name": "a", "changes": {}}] * 2}, "twice"),
+        ({"settings": [{"name": "a"}] * 2}, "twice"),
+        ({"settings": [{"name": "a", "synthesis": {"odd": 1}}]}, "unknown key 'odd'"),
+        ({"settings": [{"name": "a", "synthesis": {"steps": -1}}]}, "steps"),
+        ({"settings": [{"name": "a", "synthesis": []}]}, "synthesis of the wrong type"),
+        ({"shortcuts": "all"}, "shortcuts of the wrong type"),
+        ({"repeats": 0}, "at least once"),
         (
             {"ablations": [{"name": "a", "changes": {}, "families": ["citrinet"]}]},
             "unknown family 'citrinet'",

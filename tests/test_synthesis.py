@@ -122,6 +122,17 @@ def test_a_seed_decides_every_bit(model: CTCModel) -> None:
     assert not torch.equal(run(model)[0].features, run(model, seed=9)[0].features)
 
 
+def test_the_squares_are_those_of_means_and_deviations(model: CTCModel) -> None:
+    (batch,) = run(model, batches=1, steps=0, objective="squares")
+    found = layer_statistics(model.network, batch.features, batch.lengths)
+    for loss, (name, (mean, variance)) in zip(batch.loss[0], found.items(), strict=True):
+        norm = model.network.get_submodule(name)
+        assert isinstance(norm, BatchNorm)
+        stored, batchwise = (torch.sqrt(v + norm.eps) for v in (norm.running_var, variance))
+        squares = (norm.running_mean - mean) ** 2 + (stored - batchwise) ** 2
+        torch.testing.assert_close(loss, squares.mean())
+
+
 def test_batches_are_independent_and_differ(model: CTCModel) -> None:
     two, three = run(model, batches=2), run(model, batches=3)
     assert same(two, three[:2])
@@ -209,7 +220,7 @@ def variants(tmp_path: Path) -> Iterator[tuple[str, CTCModel, dict[str, Any]]]:
     for change in (
         {"seed": 1}, {"steps": 5}, {"frames": 49}, {"min_frames": 21}, {"deviation": "authors"},
         {"learning_rate": 0.04}, {"init_amplitude": 0.2}, {"patience": 1}, {"batch_size": 4},
-        {"initialisation": "pink"}, {"bfloat16": True},
+        {"initialisation": "pink"}, {"bfloat16": True}, {"objective": "squares"},
     ):  # fmt: skip
         yield str(change), plain, change
 
@@ -260,6 +271,7 @@ def test_the_defaults_are_the_authors() -> None:
         {"learning_rate": float("inf")}, {"min_learning_rate": -1}, {"init_amplitude": 0},
         {"init_amplitude": None}, {"initialisation": "white"}, {"deviation": "both"},
         {"initialisation": "pink", "frames": 1, "min_frames": 1}, {"deviation": ["model"]},
+        {"objective": "l1"},
         {"seed": -1}, {"bfloat16": "yes"},
         {"seed": "x"}, {"seed": 10**30}, {"seed": None}, ["steps"], 5, "steps",
     ],

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from zqlib.errors import InputError
 from zqlib.models.layers import BatchNorm, masked
 
-__all__ = ["BatchStatistics", "Moments", "divergence", "layer_statistics"]
+__all__ = ["BatchStatistics", "Moments", "distance", "divergence", "layer_statistics"]
 
 
 class BatchStatistics:
@@ -74,6 +74,13 @@ def divergence(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> T
     target, variance = norm.running_var + eps, variance + eps
     shift = (norm.running_mean - mean).square()
     return (0.5 * torch.log(variance / target) + (target + shift) / (2 * variance) - 0.5).mean()
+
+
+def distance(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
+    """Mean over channels of the squared differences of mean and deviation (ZeroQ's objective)."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    deviations = torch.sqrt(norm.running_var + eps) - torch.sqrt(variance + eps)
+    return ((norm.running_mean - mean).square() + deviations.square()).mean()
 
 
 def layer_statistics(

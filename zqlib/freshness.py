@@ -31,9 +31,12 @@ __all__ = [
     "status",
 ]
 
-NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "budget", "exports", "benchmark")
-_COMPARISONS = {"ablation": "ablations", "budget": "budgets", "benchmark": "benchmark"}
-"""Notebooks of what only some profiles compare, and the part of a profile that says what."""
+NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "shortcuts", "settings", "budget", "exports",
+             "benchmark")  # fmt: skip
+_COMPARISONS = {"ablation": ("ablations",), "shortcuts": ("shortcuts",),
+                "settings": ("settings", "repeats"), "budget": ("budgets",),
+                "benchmark": ("benchmark",)}  # fmt: skip
+"""Notebooks of what only some profiles compare, and the keys of a profile that say what."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Status:
 
 def notebooks(profile: Profile) -> list[str]:
     """Names of the notebooks that have something to show for a profile."""
-    return [n for n in NOTEBOOKS if getattr(profile, _COMPARISONS.get(n, "name"))]
+    return [n for n in NOTEBOOKS if getattr(profile, _COMPARISONS.get(n, ("name",))[0])]
 
 
 def inputs(root: Path, profile: Profile, *, required: bool = False) -> dict[str, str]:
@@ -103,7 +106,7 @@ def made_from(
     """
     cells = _code(root / "notebooks" / f"{name}.ipynb")
     modules = {found for cell in cells for found in imported_names(cell)}
-    others = {key for notebook, key in _COMPARISONS.items() if notebook != name}
+    others = {key for notebook, keys in _COMPARISONS.items() if notebook != name for key in keys}
     profile = read_json(profile_path(root, values["profile"]))
     found: dict[str, Any] = json.loads(json.dumps({
         "code": [code_digest(cell) for cell in cells],

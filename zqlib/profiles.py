@@ -119,20 +119,22 @@ class CorpusSplit:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A scheme that differs from the profile's first in one respect.
+    """What differs from a profile's first scheme and from its synthesis, in one respect.
 
     Attributes:
         name: in the results.
         changes: fields of `QuantScheme` and their other values.
         families: of models that it makes a difference to; empty for all.
+        synthesis: fields of `SynthesisConfig` and their other values.
     """
 
     name: str
-    changes: Mapping[str, Any]
+    changes: Mapping[str, Any] = field(default_factory=dict)
     families: tuple[str, ...] = ()
+    synthesis: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_types(self, name=str, changes=dict, families=tuple)
+        _check_types(self, name=str, changes=dict, families=tuple, synthesis=dict)
         if not re.fullmatch(r"[a-z0-9.-]+", self.name):
             raise InputError(f"The ablation {self.name!r} must be named in a-z, 0-9, '.' and '-'.")
         if unknown := sorted(set(self.families) - set(_FAMILIES)):
@@ -145,6 +147,14 @@ class Ablation:
             InputError: a change is of no field of a scheme, or to an impossible value.
         """
         return QuantScheme.from_json({**scheme.to_json(), **self.changes})
+
+    def synthesise(self, config: SynthesisConfig) -> SynthesisConfig:
+        """The synthesis with the changes.
+
+        Raises:
+            InputError: a change is of no field of the synthesis, or to an impossible value.
+        """
+        return SynthesisConfig.from_json({**config.to_json(), **self.synthesis})
 
 
 @dataclass(frozen=True)
@@ -163,6 +173,9 @@ class Profile:
         range_method: how activation ranges follow from it; None for what is usual for the family.
         budgets: other settings of the synthesis, to compare what they cost and reach.
         ablations: variations of the first scheme, to compare what they cost.
+        shortcuts: whether the shortcuts of the authors' code are compared with what is done here.
+        settings: variations of the synthesis and the first scheme, to compare what they reach.
+        repeats: seeds that each of the `settings` is repeated with.
         shown: whether its results are kept and shown; those of a mere trial stay below `work/`.
         benchmark: engines to time side by side; None for no benchmark.
     """
@@ -178,24 +191,31 @@ class Profile:
     range_method: str | None = None
     budgets: tuple[SynthesisConfig, ...] = ()
     ablations: tuple[Ablation, ...] = ()
+    shortcuts: bool = False
+    settings: tuple[Ablation, ...] = ()
+    repeats: int = 3
     shown: bool = True
     benchmark: BenchmarkPlan | None = None
 
     def __post_init__(self) -> None:
         _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
         _check_types(self, calibration_manifest=(str, type(None)), shown=bool)
+        _check_types(self, shortcuts=bool, repeats=int)
         if not (self.models and self.corpora and self.schemes and self.calibrations):
             raise InputError(
                 f"The profile {self.name!r} needs a model, a corpus, a scheme and a calibration."
             )
         models = [model.name for model in self.models]
         splits = [(split.corpus, split.split) for split in self.corpora]
-        names = [ablation.name for ablation in self.ablations]
-        if any(len({*items}) < len(items) for items in (models, splits, names)):
+        ablations = [ablation.name for ablation in self.ablations]
+        settings = [setting.name for setting in self.settings]
+        if any(len({*items}) < len(items) for items in (models, splits, ablations, settings)):
             raise InputError(
-                f"The profile {self.name!r} names a model, a split or an ablation twice; their "
+                f"The profile {self.name!r} names a model, split or variation twice; their "
                 "results would replace each other."
             )
+        if self.repeats < 1:
+            raise InputError(f"The profile {self.name!r} must run each setting at least once.")
         for calibration in self.calibrations:
             if calibration not in CALIBRATIONS:
                 raise InputError(f"The calibration {calibration!r} is unknown to a profile.")
@@ -206,8 +226,9 @@ class Profile:
             )
         for family in _FAMILIES:
             first, *_ = self.quant_schemes(family)
-            for ablation in self.ablations:
-                ablation.apply(first)
+            for variation in self.ablations + self.settings:
+                variation.apply(first)
+                variation.synthesise(self.synthesis)
 
     def folder(self, root: Path) -> Path:
         """Where its results lie in a checkout."""
@@ -239,9 +260,10 @@ class Profile:
             )
             if "synthesis" in values:
                 values["synthesis"] = SynthesisConfig.from_json(values["synthesis"])
-            values["ablations"] = tuple(
-                Ablation(**_checked(Ablation, item)) for item in values.get("ablations", ())
-            )
+            for kind in ("ablations", "settings"):
+                values[kind] = tuple(
+                    Ablation(**_checked(Ablation, item)) for item in values.get(kind, ())
+                )
             values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
             if "benchmark" in values:
                 values["benchmark"] = BenchmarkPlan.from_json(values["benchmark"])

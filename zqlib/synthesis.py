@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from zqlib import batch_statistics
-from zqlib.batch_statistics import BatchStatistics, divergence
+from zqlib.batch_statistics import BatchStatistics, distance, divergence
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
 from zqlib.models import layers
@@ -37,8 +37,10 @@ __all__ = [
 ]
 
 Deviation = Literal["model", "authors"]
+Objective = Literal["kl", "squares"]
 Initialisation = Literal["uniform", "pink"]
 _SEEDS = 2**32
+_OBJECTIVES = {"kl": divergence, "squares": distance}
 _AUTHORS_EPS = 1e-6  # the authors' sqrt(var + 1e-6), where the model's BatchNorm has 1e-3
 
 
@@ -59,6 +61,9 @@ class SynthesisConfig:
         init_amplitude: of the uniform noise.
         deviation: `model` puts the BatchNorm's own eps under the square root of both variances;
             `authors` puts 1e-6 (paper.md, shortcut 6).
+        objective: what is minimised, summed over layers: `kl`, the divergence of the normal
+            distributions, as the authors; or `squares`, the squared differences of means and
+            deviations, as ZeroQ does for images.
         seed: of the initial noise and the lengths; batch i uses seed + i.
         bfloat16: compute products in bfloat16; pays on processors with instructions for it.
     """
@@ -74,6 +79,7 @@ class SynthesisConfig:
     initialisation: Initialisation = "uniform"
     init_amplitude: float = 0.3
     deviation: Deviation = "model"
+    objective: Objective = "kl"
     seed: int = 0
     bfloat16: bool = False
 
@@ -99,6 +105,8 @@ class SynthesisConfig:
             raise InputError("Pink noise needs at least 2 frames.")
         if self.deviation not in get_args(Deviation):
             raise InputError(f"deviation is {self.deviation!r}; use 'model' or 'authors'.")
+        if self.objective not in get_args(Objective):
+            raise InputError(f"objective is {self.objective!r}; use 'kl' or 'squares'.")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping that `from_json` reads back to an equal config."""
@@ -133,7 +141,7 @@ class SyntheticBatch:
     Attributes:
         features: (batch, n_mels, frames) float32, zero beyond each length.
         lengths: (batch,) int64.
-        loss: (steps + 1, layers) float32: the divergence of every BatchNorm before each step, and
+        loss: (steps + 1, layers) float32: the objective at every BatchNorm before each step, and
             after the last.
     """
 
@@ -262,7 +270,7 @@ def _synthesize_batch(
                 network(features, lengths)
             losses = torch.stack(
                 [
-                    divergence(
+                    _OBJECTIVES[config.objective](
                         norm,
                         *statistics.values[name],
                         eps=norm.eps if config.deviation == "model" else _AUTHORS_EPS,

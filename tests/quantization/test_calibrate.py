@@ -99,6 +99,30 @@ def test_calibration_on_nan_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
+def test_a_signed_sum_leaves_its_relu_half_of_the_levels(method: RangeMethod) -> None:
+    scheme = QuantScheme(range_method=method, signed_sums=True)
+    graph = fold(network("residual"), scheme)
+    scales = calibrate(graph, [features([60, 50])], scheme)
+    levels = activation_levels(graph, scheme)
+    for block in ("block1", "block2"):
+        assert scales[f"{block}.relu"] == scales[f"{block}.sum"]
+        assert levels[f"{block}.sum"] == (-128, 127) and levels[f"{block}.relu"] == (0, 127)
+    assert levels["block0.relu"] == (0, 255) and levels["decoder.input"] == (-128, 127)
+
+
+def test_a_moving_average_depends_on_the_order_of_the_batches() -> None:
+    small, large = features([30], 1), features([30], 2)
+    large = (4 * large[0], large[1])
+    scheme = QuantScheme(range_method="moving-average")
+    graph = fold(network("residual"), scheme)
+    scales = {
+        name: calibrate(graph, batches, scheme)["features"]
+        for name, batches in {"small": [small], "large": [large], "both": [small, large]}.items()
+    }
+    assert scales["both"] == pytest.approx(0.95 * scales["small"] + 0.05 * scales["large"], rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_partial_sums_share_a_range_or_have_their_own(method: RangeMethod) -> None:
     data = [features([60, 50])]
 

@@ -100,6 +100,19 @@ def test_partial_sums_of_dense_residuals(residual_sum: ResidualSum) -> None:
     torch.testing.assert_close(graph.run(x, lengths)[0], whole)
 
 
+def test_signed_sums_come_before_the_relu_and_before_the_decoder() -> None:
+    model, (x, lengths) = network("dense residual"), features([40, 23])
+    graph = fold(model, QuantScheme(signed_sums=True))
+    activations = [o for o in graph.operators if isinstance(o, Activation)]
+    sums = [o for o in activations if len(o.inputs) > 1]
+    assert [(o.name, o.relu) for o in sums] == [(f"block{i}.sum", False) for i in (1, 2, 3)]
+    after = {o.group: o for o in activations if o.relu and o.group}
+    assert [after[f"block{i}"].inputs for i in (1, 2, 3)] == [(o.name,) for o in sums]
+    assert (activations[-1].name, activations[-1].relu) == ("decoder.input", False)
+    plain, _ = fold(model, QuantScheme()).run(x, lengths)
+    torch.testing.assert_close(graph.run(x, lengths)[0], plain)
+
+
 def test_observer_sees_valid_frames_of_features_and_activations() -> None:
     graph = fold(network("residual"), QuantScheme())
     x, lengths = features([20, 9])

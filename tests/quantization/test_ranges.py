@@ -9,7 +9,13 @@ from tiny import reproducible
 from torch import Tensor
 
 from zqlib.errors import InputError
-from zqlib.quantization.ranges import Extremes, Histogram, clipping_value, quantized_levels
+from zqlib.quantization.ranges import (
+    Extremes,
+    Histogram,
+    MovingAverage,
+    clipping_value,
+    quantized_levels,
+)
 from zqlib.quantization.scheme import QuantScheme, RangeMethod
 
 BINS = 8192
@@ -44,6 +50,19 @@ def test_extremes_over_batches() -> None:
     for batch in (torch.tensor([1.0, -3.5]), torch.tensor([[2.0], [0.5]])):
         extremes.observe(batch)
     assert (extremes.low, extremes.high, extremes.magnitude) == (-3.5, 2.0, 3.5)
+
+
+def test_a_moving_average_keeps_to_the_first_batch() -> None:
+    average = MovingAverage()
+    average.observe(torch.tensor([-1.0, 4.0]))
+    assert (average.low, average.high) == (-1.0, 4.0)
+    for _ in range(19):
+        average.observe(torch.tensor([-2.0, 0.0]))
+    first = 0.95**19
+    assert average.high == pytest.approx(4 * first)
+    assert average.low == pytest.approx(-1 * first - 2 * (1 - first))
+    with pytest.raises(InputError, match="not finite"):
+        average.observe(torch.tensor([float("nan")]))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

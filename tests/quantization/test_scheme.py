@@ -18,12 +18,14 @@ from zqlib.quantization.scheme import QuantScheme, preset
         QuantScheme,
         weight_bits=st.integers(2, 8),
         activation_bits=st.integers(2, 8),
+        both_ends=st.booleans(),
         unsigned_relu=st.booleans(),
-        range_method=st.sampled_from(["minmax", "percentile", "mse"]),
+        range_method=st.sampled_from(["minmax", "percentile", "mse", "moving-average"]),
         percentile=st.floats(50, 100, exclude_min=True),
         stream_bits=st.integers(8, 24),
         gate_bits=st.integers(8, 16),
         residual_sum=st.sampled_from(["whole", "partial", "shared"]),
+        signed_sums=st.booleans(),
     )
 )
 def test_scheme_survives_json(scheme: QuantScheme) -> None:
@@ -56,6 +58,8 @@ def test_impossible_bits_are_refused(field: str, bits: Any) -> None:
         ("percentile", True),
         ("unsigned_relu", 1),
         ("unsigned_relu", "no"),
+        ("both_ends", 0),
+        ("signed_sums", None),
         ("stream_bits", 7),
         ("stream_bits", 25),
         ("gate_bits", 17),

@@ -118,6 +118,28 @@ def published_wer(root: Path) -> str:
     )
 
 
+def word_error_rates(root: Path) -> str:
+    """Every record of the pages on word error rates, and what to know of them."""
+    found = [r for r in read_evidence(root).records if r.experiment == "wer"]
+    rows = [
+        (
+            _page_link(root, r.profile, "wer", r.profile), r.model,
+            f"{r.corpus} {r.split} ({r.utterances})",
+            f"{r.scheme}, {r.calibration}" if r.delta_ci95 else r.scheme,
+            f"{r.wer_pct:.2f}", above_float(r), f"{r.size_mb:.1f}",
+        )
+        for r in found
+    ]  # fmt: skip
+    header = ("Profile", "Model", "Data", "System", "WER %", "Above float [95 %]", "MB")
+    caveats: dict[str, dict[str, None]] = {}
+    for r in found:
+        for caveat in r.caveats:
+            caveats.setdefault(caveat, {})[f"`{r.model}` on {r.corpus} {r.split}"] = None
+    notes = [f"- *{caveat}*: {'; '.join(where)}" for caveat, where in caveats.items()]
+    table = markdown_table(header, rows)
+    return "\n".join([":::{container} sortable", table, ":::", "", *notes])
+
+
 def costs(root: Path) -> str:
     """One line per executed notebook: the command, and what it took."""
     rows = []
@@ -165,6 +187,7 @@ GENERATED: Mapping[str, Callable[[Path], str]] = {
     **{f"C{number}": partial(claim_table, f"C{number}") for number in range(1, 7)},
     "other-speech": other_speech,
     "published-wer": published_wer,
+    "word-error-rates": word_error_rates,
     "costs": costs,
     "expected": expected,
     "records": records,

@@ -1,8 +1,9 @@
 """Word error rates of integer models that differ from the first scheme in one respect."""
 
 from zqlib.experiments.scoring import score_profile
-from zqlib.experiments.systems import Checkpoint, Recipe, System
+from zqlib.experiments.systems import Checkpoint, System
 from zqlib.parameters import Parameters
+from zqlib.profiles import Ablation
 from zqlib.results import Record
 
 __all__ = ["ablation_experiment", "ablation_systems"]
@@ -14,14 +15,13 @@ def ablation_systems(checkpoint: Checkpoint) -> list[System]:
     They are many, so they run on the backend `cpu`, whose integers are those of the reference.
     """
     profile, family = checkpoint.profile, checkpoint.model.family
-    first = profile.quant_schemes(family)[0]
+    first = checkpoint.recipe(Ablation("as-is"))
     variants = {first: ""}  # an ablation that changes nothing for a family adds nothing
     for ablation in profile.ablations:
         if family in (ablation.families or (family,)):
-            variants.setdefault(ablation.apply(first), ablation.name)
+            variants.setdefault(checkpoint.recipe(ablation), ablation.name)
     return [System("ablation")] + [
-        System("ablation", Recipe(scheme, "synthetic", profile.synthesis), "cpu", name)
-        for scheme, name in variants.items()
+        System("ablation", recipe, "cpu", name) for recipe, name in variants.items()
     ]
 
 

@@ -5,18 +5,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from zqlib.audio import audio_features
 from zqlib.calibration_data import calibration_batches
 from zqlib.corpora.manifest import read_manifest
 from zqlib.digests import cache_key
-from zqlib.experiments.systems import Checkpoint, checkpoints
+from zqlib.experiments.systems import Checkpoint, Recipe, checkpoints
 from zqlib.files import read_json, write_json
 from zqlib.layer_errors import tensor_errors
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
 from zqlib.results import commit, device_name, provenance
 
-__all__ = ["compare_layers", "layers_experiment", "layers_path"]
+__all__ = ["compare_layers", "layers_experiment", "layers_path", "logits_snr_db"]
 
 _COMPARED = 8  # utterances whose tensors are compared one by one
 
@@ -45,8 +47,7 @@ def compare_layers(checkpoint: Checkpoint, split: CorpusSplit) -> dict[str, Any]
     profile, model = checkpoint.profile, checkpoint.model
     path = layers_path(checkpoint, split)
     if not path.is_file():
-        utterances = read_manifest(split.resolve(checkpoint.root))[:_COMPARED]
-        features = [audio_features(u.audio_path, model.front_end) for u in utterances]
+        features = _features(checkpoint, split)
         data, details = calibration_batches(
             model, "synthetic", profile.synthesis, cache=checkpoint.cache
         )
@@ -57,6 +58,33 @@ def compare_layers(checkpoint: Checkpoint, split: CorpusSplit) -> dict[str, Any]
         write_json(path, {"tensors": tensors, "calibration": details})
     found: dict[str, Any] = read_json(path)
     return found
+
+
+def logits_snr_db(checkpoint: Checkpoint, split: CorpusSplit, recipe: Recipe) -> float:
+    """Signal over error of the logits of one integer program; kept below `work/`."""
+    key = cache_key(
+        "zqlib.experiments.layers",
+        program=checkpoint.program(recipe).name,
+        data=checkpoint.data_sha256(split),
+    )
+    path = checkpoint.root / "work" / "layers" / f"{checkpoint.name}-logits-{key}.json"
+    if not path.is_file():
+        data, _ = calibration_batches(
+            checkpoint.model,
+            recipe.calibration,
+            recipe.synthesis,
+            recipe.recordings,
+            checkpoint.cache,
+        )
+        features = _features(checkpoint, split)
+        *_, logits = tensor_errors(checkpoint.model, data, recipe.scheme, features)
+        write_json(path, asdict(logits))
+    return float(read_json(path)["total_snr_db"])
+
+
+def _features(checkpoint: Checkpoint, split: CorpusSplit) -> list[Tensor]:
+    utterances = read_manifest(split.resolve(checkpoint.root))[:_COMPARED]
+    return [audio_features(u.audio_path, checkpoint.model.front_end) for u in utterances]
 
 
 def layers_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:

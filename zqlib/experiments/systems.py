@@ -11,7 +11,7 @@ from zqlib.digests import cache_key, data_digest
 from zqlib.files import sha256_file
 from zqlib.models import CTCModel, load_model
 from zqlib.parameters import Parameters
-from zqlib.profiles import CorpusSplit, ModelSource, Profile
+from zqlib.profiles import Ablation, CorpusSplit, ModelSource, Profile
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import load_quantized, quantize
 from zqlib.recognition import Engine, FloatRecogniser, IntegerRecogniser, Recogniser
@@ -105,6 +105,12 @@ class Checkpoint:
         """The splits that the model is scored on."""
         names = self.source.corpora
         return (s for s in self.profile.corpora if not names or s.corpus in names)
+
+    def recipe(self, variation: Ablation) -> Recipe:
+        """The profile's first scheme and synthetic set, as the variation has them."""
+        profile = self.profile
+        scheme = variation.apply(profile.quant_schemes(self.model.family)[0])
+        return Recipe(scheme, "synthetic", variation.synthesise(profile.synthesis))
 
     def program(self, recipe: Recipe) -> Path:
         """Where the program of a recipe lies, or will lie."""

@@ -6,7 +6,13 @@ from torch import Tensor
 
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.nodes import Activation, FloatFunction, FloatLayerNorm, FloatPositions
-from zqlib.quantization.ranges import Extremes, Histogram, clipping_value, quantized_levels
+from zqlib.quantization.ranges import (
+    Extremes,
+    Histogram,
+    MovingAverage,
+    clipping_value,
+    quantized_levels,
+)
 from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["activation_levels", "calibrate", "zero_points"]
@@ -28,7 +34,10 @@ def activation_levels(graph: FloatGraph, scheme: QuantScheme) -> dict[str, tuple
             case Activation(depth=depth) if depth > 0:
                 levels[operator.output] = quantized_levels(bits, signed=False)
             case Activation(relu=True):
-                _, high = quantized_levels(bits, signed=not scheme.unsigned_relu)
+                # the range of a signed sum, which it reads
+                signed_sum = scheme.signed_sums and operator.group is not None
+                signed_relu = signed_sum or not scheme.unsigned_relu
+                _, high = quantized_levels(bits, signed=signed_relu)
                 levels[operator.output] = (0, high)
             case FloatFunction(function=function) if function == "sigmoid" or scheme.offset_swish:
                 levels[operator.output] = quantized_levels(bits, signed=False)
@@ -79,13 +88,14 @@ def calibrate(
     }
     groups = {o.output: o.group for o in graph.operators if isinstance(o, Activation) and o.group}
     ranged = {name: groups.get(name, name) for name in levels}  # tensor to who has its range
-    observed = {name: Extremes() for name in ranged.values()}
+    kind = MovingAverage if scheme.range_method == "moving-average" else Extremes
+    observed = {name: kind() for name in ranged.values()}
     extremes = {name: observed[holder] for name, holder in ranged.items()}
     for features, lengths in batches:
         graph.run(features, lengths, lambda name, x: extremes[name].observe(x))
     counted = {name: Histogram(extreme.magnitude) for name, extreme in observed.items()}
     histograms = {name: counted[holder] for name, holder in ranged.items()}
-    if scheme.range_method != "minmax":
+    if scheme.range_method in ("percentile", "mse"):
         for features, lengths in batches:
             graph.run(features, lengths, lambda name, x: histograms[name].observe(x))
     scales = {}

@@ -9,7 +9,7 @@ from zqlib.quantization.batch_norm import fold_batch_norm
 from zqlib.quantization.fold_conformer import fold_conformer
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.nodes import Activation, FloatConv
-from zqlib.quantization.scheme import QuantScheme, ResidualSum
+from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["fold"]
 
@@ -24,21 +24,24 @@ def fold(network: Network, scheme: QuantScheme) -> FloatGraph:
         scheme: decides which sums are rounded, and which of them need more bits than others.
     """
     if isinstance(network, JasperCTC):
-        return _fold_jasper(network, scheme.residual_sum)
+        return _fold_jasper(network, scheme)
     return fold_conformer(network, scheme)
 
 
-def _fold_jasper(network: JasperCTC, residual_sum: ResidualSum) -> FloatGraph:
+def _fold_jasper(network: JasperCTC, scheme: QuantScheme) -> FloatGraph:
     operators: list[FloatConv | Activation] = []
     panes = ["features"]
     for index, block in enumerate(network.encoder.encoder):
         assert isinstance(block, JasperBlock)
-        output = _fold_block(operators, f"block{index}", block, panes, residual_sum)
+        output = _fold_block(operators, f"block{index}", block, panes, scheme)
         panes = [*panes, output] if block.dense_residual else [output]
     decoder = network.decoder.decoder_layers[0]
     assert isinstance(decoder, nn.Conv1d)
-    weight, bias = decoder.weight.detach(), decoder.bias
-    operators.append(FloatConv("decoder", panes[-1], "logits", weight, bias))
+    weight, bias, source = decoder.weight.detach(), decoder.bias, panes[-1]
+    if scheme.signed_sums:
+        operators.append(Activation("decoder.input", (source,), relu=False))
+        source = operators[-1].output
+    operators.append(FloatConv("decoder", source, "logits", weight, bias))
     return FloatGraph(tuple(operators), "features", network.config.n_mels, "logits")
 
 
@@ -47,7 +50,7 @@ def _fold_block(
     name: str,
     block: JasperBlock,
     panes: list[str],
-    residual_sum: ResidualSum,
+    scheme: QuantScheme,
 ) -> str:
     """Append a block's operators; the name of its output."""
     current = panes[-1]
@@ -77,12 +80,16 @@ def _fold_block(
         assert isinstance(conv, MaskedConv) and isinstance(norm, BatchNorm)
         operators.append(_fold_conv(f"{name}.residual{index}", pane, conv.conv, norm))
         branches.append(operators[-1].output)
-    group = name if residual_sum == "shared" and len(branches) > 2 else None
-    if residual_sum != "whole":
+    group = name if scheme.residual_sum == "shared" and len(branches) > 2 else None
+    if scheme.residual_sum != "whole":
         while len(branches) > 2:
             partial = f"{name}.sum{len(panes) + 1 - len(branches)}"
             operators.append(Activation(partial, tuple(branches[:2]), relu=False, group=group))
             branches = [partial, *branches[2:]]
+    if scheme.signed_sums and len(branches) > 1:
+        group = group or name
+        operators.append(Activation(f"{name}.sum", tuple(branches), relu=False, group=group))
+        branches = [operators[-1].output]
     operators.append(Activation(f"{name}.relu", tuple(branches), relu=True, group=group))
     return operators[-1].output
 

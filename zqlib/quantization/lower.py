@@ -49,15 +49,15 @@ _SCORE_STEP = 2.0**-12  # of the scores before a softmax: 0.02 % of a weight
 
 
 def quantize_weight(
-    weight: Tensor, bias: Tensor | None, input_scale: float, bits: int
+    weight: Tensor, bias: Tensor | None, input_scale: float, scheme: QuantScheme
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Symmetric per-output-channel quantization, both ends of the range used.
+    """Symmetric per-output-channel quantization.
 
     Args:
         weight: (out, in / groups, taps) float32.
         bias: (out,) float32 or None.
         input_scale: real value of one step of the layer's input.
-        bits: of the weight.
+        scheme: bits of the weight, and whether both ends of the range are used.
 
     Returns:
         Weight int8, bias int32 at scale input_scale * scale, and the scale (out,) float64. Where a
@@ -65,12 +65,13 @@ def quantize_weight(
         widened until the bias fits 30 bits: its weights then count for nothing, as in float. A
         channel of zeros takes the coarsest scale of the others, which then stays the coarsest.
     """
-    limit = 2 ** (bits - 1) - 1
+    limit = 2 ** (scheme.weight_bits - 1) - 1
+    high = limit if scheme.both_ends else limit - 1
     scale = weight.abs().amax((1, 2)).double() / limit
     if bias is not None:
         scale = torch.maximum(scale, bias.abs().double() / (input_scale * 2**30))
     scale = scale.masked_fill(scale == 0, float(scale.max()) or 1.0)
-    weight_q = torch.round(weight.double() / scale[:, None, None]).clamp(-limit, limit)
+    weight_q = torch.round(weight.double() / scale[:, None, None]).clamp(-limit, high)
     bias_q = None
     if bias is not None:
         bias_q = torch.round(bias.double() / (input_scale * scale)).to(torch.int32)
@@ -86,7 +87,7 @@ def logits_step(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantSch
     decoder = graph.operators[-1]
     assert isinstance(decoder, FloatConv) and decoder.output == graph.logits
     step = scales[decoder.input]
-    _, _, scale = quantize_weight(decoder.weight, decoder.bias, step, scheme.weight_bits)
+    _, _, scale = quantize_weight(decoder.weight, decoder.bias, step, scheme)
     return step * float(scale.max())
 
 
@@ -193,7 +194,7 @@ def _lower_conv(
     """
     bits = scheme.weight_bits
     flat = conv.weight.flatten(2)
-    quantized, bias, scale = quantize_weight(flat, conv.bias, input_scale, bits)
+    quantized, bias, scale = quantize_weight(flat, conv.bias, input_scale, scheme)
     weight = quantized.view_as(conv.weight)
     if input_zero:
         assert conv.padding == 0

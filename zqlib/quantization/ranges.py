@@ -2,8 +2,8 @@
 
 Everything is symmetric, so a range is the largest magnitude that is still represented. Two passes:
 the first finds the extremes, the second, only where a method needs it, a histogram of |x| with
-fixed edges; both are exact whatever the number and order of the batches (the authors' moving
-average weighs the first batch 0.377 after 20: paper.md, shortcut 3).
+fixed edges; both are exact whatever the number and order of the batches. The authors' moving
+average, which is not, is there to be compared with.
 """
 
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from zqlib.errors import InputError
 from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["Extremes", "Histogram", "clipping_value", "quantized_levels"]
+__all__ = ["Extremes", "Histogram", "MovingAverage", "clipping_value", "quantized_levels"]
 
 _BINS = 8192
 _EXACT_COUNT = 2**24  # histc counts in float32
+_MOMENTUM = 0.95  # of the authors' moving average
 
 
 def quantized_levels(bits: int, signed: bool) -> tuple[int, int]:
@@ -44,6 +45,23 @@ class Extremes:
     def magnitude(self) -> float:
         """Largest |x|."""
         return max(-self.low, self.high)
+
+
+class MovingAverage(Extremes):
+    """The extremes as the authors' code has them: 0.95 of what was, 0.05 of the batch.
+
+    It starts from the first batch, which after 20 still weighs 0.95^19 = 0.377.
+    """
+
+    def observe(self, values: Tensor) -> None:
+        """See `Extremes.observe`."""
+        batch = Extremes()
+        batch.observe(values)
+        if self.low > self.high:  # the first
+            self.low, self.high = batch.low, batch.high
+        else:
+            self.low += (1 - _MOMENTUM) * (batch.low - self.low)
+            self.high += (1 - _MOMENTUM) * (batch.high - self.high)
 
 
 class Histogram:

@@ -9,7 +9,7 @@ from zqlib.errors import InputError
 
 __all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_ranges"]
 
-RangeMethod = Literal["minmax", "percentile", "mse"]
+RangeMethod = Literal["minmax", "percentile", "mse", "moving-average"]
 ResidualSum = Literal["whole", "partial", "shared"]
 
 
@@ -19,23 +19,29 @@ class QuantScheme:
 
     Attributes:
         weight_bits: 2 to 8; symmetric per output channel, ends [-(2^(b-1)-1), 2^(b-1)-1].
+        both_ends: of these are used; else the upper one is cut off (as the authors' code does), so
+            that the largest positive weight of a channel loses one step.
         activation_bits: 2 to 8; symmetric per tensor, static.
         unsigned_relu: activations after a ReLU are unsigned (TensorRT needs them signed).
         offset_swish: outputs of a Swish, which are never below -0.28, are unsigned from there on;
             else symmetric, which wastes almost half of the levels (TensorRT needs them so).
         equalize: move factors between layers first (`zqlib.quantization.equalize`); the paper
             does not.
-        range_method: how an activation's clipping value follows from what calibration observed.
+        range_method: how an activation's clipping value follows from what calibration observed;
+            `moving-average` depends on the order of the batches (the authors' code).
         percentile: of |x|, used by the method `percentile` (the authors' W6A6 example: 99.996).
         stream_bits: 8 to 24; of a Conformer's residual stream, which every LayerNorm reads.
         gate_bits: 8 to 16; of what goes into a Swish or a sigmoid.
         residual_sum: of Jasper's dense residuals: the `whole` sum in 32 bits, rounded once; or
             every `partial` sum rounded too, on a scale of its own or on one `shared` by all of a
             block (as the authors' code does).
+        signed_sums: a residual sum has its range taken before the ReLU and keeps a sign bit that
+            the ReLU leaves unused, and so does what the decoder reads (as in the authors' code).
     """
 
     weight_bits: int = 8
     activation_bits: int = 8
+    both_ends: bool = True
     unsigned_relu: bool = True
     offset_swish: bool = True
     equalize: bool = True
@@ -44,6 +50,7 @@ class QuantScheme:
     stream_bits: int = 24
     gate_bits: int = 16
     residual_sum: ResidualSum = "whole"
+    signed_sums: bool = False
 
     def __post_init__(self) -> None:
         widths = {"weight_bits": (2, 8), "activation_bits": (2, 8), "stream_bits": (8, 24),
@@ -58,7 +65,7 @@ class QuantScheme:
                 raise InputError(
                     f"The {name.replace('_', ' ')} {getattr(self, name)!r} is unknown; use {known}."
                 )
-        for name in ("unsigned_relu", "offset_swish", "equalize"):
+        for name in ("both_ends", "unsigned_relu", "offset_swish", "equalize", "signed_sums"):
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
         if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:

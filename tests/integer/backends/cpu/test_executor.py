@@ -23,12 +23,12 @@ from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
 from zqlib.quantized_model import quantize
 
 MINI = Path(zqlib.__file__).parent / "checkpoints" / "mini-quartznet.nemo"
-SCHEMES = ("w8a8", "w6a6", "w4a8")
+SCHEMES = (*map(preset, ("w8a8", "w6a6", "w4a8")), QuantScheme(signed_sums=True))
 
 
 @cache
-def tiny_program(topology: str, scheme: str) -> Program:
-    return lowered(topology, preset(scheme))[0]
+def tiny_program(topology: str, scheme: QuantScheme = SCHEMES[0]) -> Program:
+    return lowered(topology, scheme)[0]
 
 
 @reproducible
@@ -41,7 +41,7 @@ def tiny_program(topology: str, scheme: str) -> Program:
     seed=st.integers(0, 2**31),
 )
 def test_tiny_networks(
-    topology: str, scheme: str, lengths: list[int], beyond: int, threads: int, seed: int
+    topology: str, scheme: QuantScheme, lengths: list[int], beyond: int, threads: int, seed: int
 ) -> None:
     program = tiny_program(topology, scheme)
     kind = program.tensors[program.input]
@@ -55,7 +55,7 @@ def test_tiny_networks(
 @pytest.mark.parametrize(
     "scheme",
     [
-        *map(preset, SCHEMES),
+        *SCHEMES,
         QuantScheme(unsigned_relu=False, offset_swish=False),
         QuantScheme(stream_bits=8, gate_bits=8),
         QuantScheme(stream_bits=12, gate_bits=10),
@@ -94,7 +94,7 @@ def test_real_conformer(conformer_nemo: Path) -> None:
 
 def test_shapes_may_come_in_any_order() -> None:
     """Each shape has a plan of its own in one arena, which grows."""
-    program = tiny_program("residual", "w8a8")
+    program = tiny_program("residual")
     executor = cpu.Executor(program, threads=2)
     for batch, frames in ((1, 20), (3, 90), (1, 20), (2, 7), (3, 90)):
         x = integers((batch, N_MELS, frames), -128, 127, torch.int8, frames)
@@ -106,7 +106,7 @@ def test_shapes_may_come_in_any_order() -> None:
 
 
 def test_results_stay_when_the_arena_is_used_again() -> None:
-    program = tiny_program("dense", "w8a8")
+    program = tiny_program("dense")
     inputs = [integers((1, N_MELS, 30), -128, 127, torch.int8, seed) for seed in (0, 1)]
     lengths = torch.tensor([30])
     first = cpu.run(program, inputs[0], lengths)
@@ -146,9 +146,9 @@ def test_bad_batches_are_refused() -> None:
 @pytest.mark.parametrize("threads", [0, -1, 1000])
 def test_impossible_numbers_of_threads_are_refused(threads: int) -> None:
     with pytest.raises(InputError, match="give 1 to 256"):
-        cpu.Executor(tiny_program("dense", "w8a8"), threads)
+        cpu.Executor(tiny_program("dense"), threads)
 
 
 def test_unknown_instruction_sets_are_refused() -> None:
     with pytest.raises(InputError, match=f"does not run 'mmx'; use {AVAILABLE[0]}"):
-        cpu.Executor(tiny_program("dense", "w8a8"), 1, "mmx")
+        cpu.Executor(tiny_program("dense"), 1, "mmx")
