@@ -24,6 +24,7 @@ from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower
+from zqlib.quantization.nodes import Activation
 from zqlib.quantization.rounding import round_convolutions
 from zqlib.quantization.scheme import QuantScheme, preset
 
@@ -170,7 +171,24 @@ def test_what_is_stored(flavour: str) -> None:
     else:
         unsigned = {name for name, zero in zeros.items() if zero == 0}
         assert unsigned and all(name.endswith("relu.zero") for name in unsigned)
-        assert {zeros[name] for name in zeros.keys() - unsigned} == {128}
+        summands = {name for name in zeros if name.endswith("rounded.zero")}
+        assert {zeros[name] for name in summands} == {64}
+        assert {zeros[name] for name in zeros.keys() - unsigned - summands} == {128}
+
+
+def test_summands_have_the_step_of_their_sum() -> None:
+    """A scale of their own would round them more coarsely than the program does."""
+    given = case("residual", FLAVOURS["u8s8"])
+    stored = {tensor.name: tensor for tensor in given.qdq().graph.initializer}
+    pairs = [
+        (f"{name}.scale", f"{operator.output}.scale")
+        for operator in round_convolutions(given.graph).operators
+        if isinstance(operator, Activation) and len(operator.inputs) > 1
+        for name in operator.inputs
+    ]
+    assert pairs
+    for summand, total in pairs:
+        assert stored[summand].raw_data == stored[total].raw_data
 
 
 def test_one_branch_of_a_residual_sum_is_not_rounded_for_tensorrt() -> None:

@@ -71,7 +71,7 @@ class GraphBuilder:
         return self.add("Slice", value, start, end, self.constant([axis], "axis"))
 
     def frames(self, value: str) -> str:
-        """Append what reads the frames of (batch, channels, frames), padding included: int64 (1,)."""
+        """Append what reads how many frames (batch, channels, frames) has: int64 (1,)."""
         return self.add("Shape", value, start=2, end=3, output="frames")
 
     def result(self, source: str, name: str) -> None:
