@@ -13,10 +13,9 @@ from zqlib.export.onnx_float import export_float
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import atomic_output
 from zqlib.models import CTCModel
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import preset
 from zqlib.quantized_model import QuantizedModel
 from zqlib.synthesis import noise_batches
@@ -56,7 +55,7 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
     if not wanted & {"qdq.onnx", "program.zq"}:
         return
     noise = noise_batches(model.front_end.config.n_mels, *_CALIBRATION, seed=0)
-    scales = calibrate(round_convolutions(graph), noise, scheme)
+    scales = calibrate_rounded(graph, noise, scheme)
     if "qdq.onnx" in wanted:
         _save(export_qdq(graph, scales, scheme), folder / "qdq.onnx")
     if "program.zq" in wanted:

@@ -51,7 +51,7 @@ def export_qdq(
 
     Args:
         graph: from `zqlib.quantization.fold`.
-        scales: from `calibrate` of `round_convolutions(graph)`. `lower` takes the same for `graph`.
+        scales: from `calibrate_rounded`. `lower` takes the same for `graph`.
         scheme: that of the calibration; its `unsigned_relu` chooses the flavour.
         metadata: text by key, for the model's `metadata_props`.
 
@@ -80,7 +80,7 @@ class _QdqWriter(FloatWriter):
         self.points = self._rounded() & self.levels.keys()
         if missing := sorted(self.points - scales.keys()):
             raise InputError(
-                f"The tensor {missing[0]!r} has no scale; calibrate `round_convolutions(graph)`."
+                f"The tensor {missing[0]!r} has no scale; take those of `calibrate_rounded`."
             )
         self._zeros = zero_points(graph, scales, scheme)
         if scheme.unsigned_relu:
