@@ -11,8 +11,8 @@ Two flavours, by the scheme's `unsigned_relu`:
   of a ReLU have 256 levels from zero point 0; signed ones have the levels of int8, stored with 128
   added (the zero point), since a convolution must read and write one type. What a convolution
   writes is rounded as well (see `zqlib.quantization.rounding`), or its float convolution would be
-  taken. A summand gets the step of its sum, as in the program, which does not clip it. Masks are on
-  integers, and biases are int32, of the scale that ONNX Runtime asks for.
+  taken. A summand has the step of its sum there, as in the program, if its range fits into 8 bits
+  then. Masks are on integers, and biases are int32, of the scale that ONNX Runtime asks for.
 * `s8s8`, for TensorRT's explicit quantization, by the rules in `zqlib.export.tensorrt_rules`: int8
   throughout, zero point 0, float biases. Nothing but Q and DQ reads int8, so masks and changes of
   layout are on floats between two pairs, which round the same twice. Convolutions have two axes,
@@ -37,8 +37,6 @@ from zqlib.quantization.rounding import round_convolutions
 from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["export_qdq"]
-
-_SUMMAND_ZERO = 64  # of 256 levels: what is far below zero mostly ends in the ReLU of the sum
 
 
 def export_qdq(
@@ -102,13 +100,13 @@ class _QdqWriter(FloatWriter):
         return written | {o.input for o in convolutions}
 
     def _round_summands_as_their_sum(self) -> None:
-        """Of what convolutions write only for a sum: its step, and a zero point of their own."""
+        """What convolutions write only for a sum gets the sum's step if its own is finer."""
         read = {o.input for o in self.graph.operators if isinstance(o, FloatConv | FloatConv2d)}
         for operator in self.graph.operators:
             if isinstance(operator, Activation) and len(operator.inputs) > 1:
                 summands = (self.points - read).intersection(operator.inputs)
-                self.scales |= dict.fromkeys(summands, self.scales[operator.output])
-                self._zeros |= dict.fromkeys(summands, _SUMMAND_ZERO)
+                step = self.scales[operator.output]
+                self.scales |= {name: max(self.scales[name], step) for name in summands}
 
     def store(self, name: str, layout: Layout, value: str, relu: bool = False) -> None:
         """Quantize the tensor, if it is one of those."""
@@ -185,7 +183,7 @@ class _QdqWriter(FloatWriter):
         if name not in self._steps:
             signed = self.levels[name][0] < 0
             kind = torch.uint8 if self.scheme.unsigned_relu else torch.int8
-            zero = self._zeros.get(name, 128 if signed and kind == torch.uint8 else 0)
+            zero = 128 if signed and kind == torch.uint8 else self._zeros.get(name, 0)
             scale = torch.tensor(self.scales[name], dtype=torch.float32)
             self._steps[name] = (
                 self.constant(scale, f"{name}.scale"),
