@@ -11,7 +11,7 @@ from checkpoints import ROOT, write_audio, write_checkpoint, write_project
 
 from zqlib.badges import badge
 from zqlib.files import write_json
-from zqlib.freshness import Status, inputs, load_parameters, made_from, note, status
+from zqlib.freshness import Status, inputs, load_parameters, made_from, note, statuses
 from zqlib.profiles import load_profile
 
 Run = Callable[..., tuple[int, str, str]]
@@ -84,7 +84,7 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], Status]] = {
 def test_a_page_is_what_it_was_made_from(root: Path, change: str) -> None:
     act, expected = CHANGES[change]
     act(root)
-    assert status(root, "smoke", "wer") == expected
+    assert statuses(root, "smoke")["wer"] == expected
 
 
 def test_status_prints_every_page(zq: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

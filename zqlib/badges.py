@@ -1,11 +1,12 @@
 """A Sphinx extension: every page of results says whether it is what a run would give today."""
 
 import json
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zqlib.errors import InputError
-from zqlib.freshness import Status, status
+from zqlib.freshness import Status, statuses
 
 __all__ = ["badge", "setup"]
 
@@ -14,6 +15,9 @@ _SAYS = {
     "stale": ("warning", "Stale: a run today may give other results."),
     "missing": ("warning", "Not known: nobody noted what this page was made from."),
 }
+
+
+_statuses = cache(statuses)  # a profile's models and data are read once, not for each page
 
 
 def badge(state: Status) -> str:
@@ -30,8 +34,8 @@ def _add_badge(app: Any, page: str, source: list[str]) -> None:
     if path.parent.name != "notebooks":
         return
     try:
-        state = status(Path(app.srcdir), path.parts[1], path.name)
-    except InputError:
+        state = _statuses(Path(app.srcdir), path.parts[1])[path.name]
+    except (InputError, KeyError):
         state = Status("missing")
     notebook: dict[str, Any] = json.loads(source[0])
     cell = {"cell_type": "markdown", "id": "badge", "metadata": {}, "source": badge(state)}

@@ -237,14 +237,14 @@ def status(
 ) -> None:
     """Tell of every page whether it is what a run would give, and why not."""
     from zqlib import freshness
-    from zqlib.profiles import load_profile, profile_names
+    from zqlib.profiles import profile_names
 
     check_format(format)
     root = Path(".")
     found = {
-        (name, notebook): freshness.status(root, name, notebook)
+        (name, notebook): state
         for name in ([profile] if profile else profile_names(root))
-        for notebook in freshness.notebooks(load_profile(root, name))
+        for notebook, state in freshness.statuses(root, name).items()
     }
     if format == "json":
         rows = [{"profile": p, "notebook": n, **vars(s)} for (p, n), s in found.items()]

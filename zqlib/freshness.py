@@ -17,7 +17,7 @@ from zqlib.digests import code_digest, data_digest, environment, imported_names,
 from zqlib.errors import InputError
 from zqlib.files import read_json, sha256_file, write_json
 from zqlib.parameters import Parameters
-from zqlib.profiles import Profile, profile_path
+from zqlib.profiles import Profile, load_profile, profile_path
 
 __all__ = [
     "NOTEBOOKS",
@@ -29,6 +29,7 @@ __all__ = [
     "notebooks",
     "page",
     "status",
+    "statuses",
 ]
 
 NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "shortcuts", "settings", "budget", "exports",
@@ -138,23 +139,33 @@ def note(folder: Path, name: str, made: Mapping[str, Any]) -> None:
     write_json(_noted(folder, name), {"made_from": made, "left": _left(folder, name)})
 
 
-def status(root: Path, profile: str, name: str, made: Mapping[str, Any] | None = None) -> Status:
+def statuses(root: Path, profile: str) -> dict[str, Status]:
+    """Of every page of a profile, by notebook, for a run without parameters on what is here.
+
+    Raises:
+        InputError: there is no such profile, or it or a notebook is malformed.
+    """
+    loaded = load_profile(root, profile)
+    digests = inputs(root, loaded)
+    return {
+        name: status(root, profile, name, made_from(root, name, {"profile": profile}, digests))
+        for name in notebooks(loaded)
+    }
+
+
+def status(root: Path, profile: str, name: str, made: Mapping[str, Any]) -> Status:
     """Compare a page with what a run would make it from now.
 
     Args:
         root: a checkout of zqlib.
         profile: of the page.
         name: its notebook.
-        made: what a run would make it from; None for one without parameters, on what is here.
+        made: what a run would make it from.
 
     Raises:
-        InputError: there is no such profile or notebook, or it is malformed.
+        InputError: there is no such profile, or it is malformed.
     """
-    values = {"profile": profile}
-    loaded = load_parameters(root, values).load_profile()
-    folder = loaded.folder(root)
-    if made is None:
-        made = made_from(root, name, values, inputs(root, loaded))
+    folder = load_profile(root, profile).folder(root)
     try:
         noted = read_json(_noted(folder, name))
         then, left = dict(noted["made_from"]), dict(noted["left"])

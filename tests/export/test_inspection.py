@@ -11,9 +11,8 @@ from zqlib.export.inspection import count_layers, float_tensors, optimized
 from zqlib.export.onnx_builder import GraphBuilder
 from zqlib.export.onnx_float import export_float
 from zqlib.export.onnx_qdq import export_qdq
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import QuantScheme
 
 X = ("x", TensorProto.INT8, ("n",))
@@ -65,7 +64,7 @@ def test_names_are_given_once() -> None:
 
 def qdq() -> onnx.ModelProto:
     graph = fold(network("dense"), QuantScheme())
-    scales = calibrate(round_convolutions(graph), [features([30])], QuantScheme())
+    scales = calibrate_rounded(graph, [features([30])], QuantScheme())
     return export_qdq(graph, scales, QuantScheme())
 
 

@@ -20,11 +20,11 @@ from zqlib.export.onnx_qdq import export_qdq
 from zqlib.export.runtime import open_session
 from zqlib.integer import reference
 from zqlib.models import Network, load_model
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.nodes import Activation
+from zqlib.quantization.rounding import calibrate_rounded, round_convolutions
 from zqlib.quantization.scheme import QuantScheme, preset
 
 CHECKPOINTS = sorted((Path(zqlib.__file__).parent / "checkpoints").glob("*.nemo"))
@@ -58,7 +58,7 @@ def case(name: str, scheme: QuantScheme) -> Case:
     else:
         network, data = tiny.network(name), features([80, 61, 7])
     graph = fold(network, scheme)
-    return Case(network, *data, graph, calibrate(round_convolutions(graph), [data], scheme), scheme)
+    return Case(network, *data, graph, calibrate_rounded(graph, [data], scheme), scheme)
 
 
 def run(model: onnx.ModelProto, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,6 +173,25 @@ def test_what_is_stored(flavour: str) -> None:
         assert {zeros[name] for name in zeros.keys() - unsigned} == {128}
 
 
+def test_summands_have_the_step_of_their_sum_where_they_fit() -> None:
+    """They are then the integers of the program."""
+    given = case("residual", FLAVOURS["u8s8"])
+    stored = {tensor.name: tensor for tensor in given.qdq().graph.initializer}
+    pairs = [
+        (name, operator.output)
+        for operator in round_convolutions(given.graph).operators
+        if isinstance(operator, Activation) and len(operator.inputs) > 1
+        for name in operator.inputs
+    ]
+    assert {given.scales[summand] < given.scales[total] for summand, total in pairs} == {
+        True,
+        False,
+    }
+    for summand, total in pairs:
+        step = max(given.scales[summand], given.scales[total])
+        assert onnx.numpy_helper.to_array(stored[f"{summand}.scale"]) == pytest.approx(step)
+
+
 def test_one_branch_of_a_residual_sum_is_not_rounded_for_tensorrt() -> None:
     """What is rounded between a convolution and a sum cannot run in the convolution's kernel."""
     for flavour, unrounded in (("u8s8", 0), ("s8s8", 1)):
@@ -213,7 +232,7 @@ def test_other_widths_of_activations_are_refused() -> None:
 def test_scales_of_another_graph_are_refused() -> None:
     given = case("residual", QuantScheme())
     given.scales.pop("block1.conv5.rounded")
-    with pytest.raises(InputError, match=r"block1.conv5.rounded.*calibrate"):
+    with pytest.raises(InputError, match=r"block1.conv5.rounded.*calibrate_rounded"):
         given.qdq()
 
 
@@ -228,7 +247,7 @@ def assert_every_layer_runs_in_integers(path: Path) -> None:
     network, scheme = load_model(path).network, FLAVOURS["u8s8"]
     graph = fold(network, scheme)
     noise = torch.randn(1, graph.channels, 200, generator=torch.Generator().manual_seed(0))
-    scales = calibrate(round_convolutions(graph), [(noise, torch.tensor([200]))], scheme)
+    scales = calibrate_rounded(graph, [(noise, torch.tensor([200]))], scheme)
     count = count_layers(export_qdq(graph, scales, scheme))
     assert count.float == ()
     assert len(count.integer) == sum("Conv" in type(o).__name__ for o in graph.operators)

@@ -15,9 +15,8 @@ from zqlib.export.onnx_half import to_float16
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.export.tensorrt_rules import OPERATORS, Rule, violations, weighted_nodes
 from zqlib.models import load_model
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.rounding import calibrate_rounded
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def assert_rules_are_kept(path: Path) -> None:
     scheme = FLAVOURS["s8s8"]
     graph = fold(load_model(path).network, scheme)
     noise = torch.randn(1, graph.channels, 64, generator=torch.Generator().manual_seed(0))
-    scales = calibrate(round_convolutions(graph), [(noise, torch.tensor([64]))], scheme)
+    scales = calibrate_rounded(graph, [(noise, torch.tensor([64]))], scheme)
     assert list(map(str, violations(export_qdq(graph, scales, scheme)))) == []
 
 

@@ -14,10 +14,9 @@ from zqlib.export.onnx_half import to_float16
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import atomic_output
 from zqlib.models import CTCModel
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import preset
 from zqlib.quantized_model import QuantizedModel
 from zqlib.synthesis import noise_batches
@@ -60,7 +59,7 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
         _save(to_float16(export_float(graph)), folder / "float16.onnx")
     noise = noise_batches(model.front_end.config.n_mels, *_CALIBRATION, seed=0)
     if wanted & {"qdq.onnx", "program.zq"}:
-        scales = calibrate(round_convolutions(graph), noise, scheme)
+        scales = calibrate_rounded(graph, noise, scheme)
         if "qdq.onnx" in wanted:
             _save(export_qdq(graph, scales, scheme), folder / "qdq.onnx")
         if "program.zq" in wanted:
@@ -71,7 +70,7 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
     if "qdq-s8s8.onnx" in wanted:
         scheme = preset("w8a8", unsigned_relu=False, offset_swish=False)
         graph = fold(model.network, scheme)
-        scales = calibrate(round_convolutions(graph), noise, scheme)
+        scales = calibrate_rounded(graph, noise, scheme)
         _save(export_qdq(graph, scales, scheme), folder / "qdq-s8s8.onnx")
 
 

@@ -78,10 +78,7 @@ def read_evidence(root: Path) -> Evidence:
     """
     results = root / "results"
     records = read_records(results) if any(results.glob("*/records/*.json")) else []
-    others = [read_json(path) for path in sorted(results.glob("*/*/*.json"))]
-    benchmarks = [
-        o for o in others if isinstance(o, dict) and o.get("experiment") == "benchmark"
-    ]  # fmt: skip
+    benchmarks = [read_json(path) for path in sorted(results.glob("*/benchmark/*.json"))]
     return Evidence(records, benchmarks)
 
 

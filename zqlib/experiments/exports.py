@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import onnx
-import torch
 
 from zqlib.benchmark.layers import layers_of
 from zqlib.calibration_data import calibration_batches
@@ -22,12 +21,12 @@ from zqlib.integer.operators import Attention, Conv1d, Conv2d
 from zqlib.integer.program import Program
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
+from zqlib.synthesis import noise_batches
 
 __all__ = ["bit_operations", "exports_experiment"]
 
@@ -154,7 +153,7 @@ def _format_sizes(checkpoint: Checkpoint) -> dict[str, float]:
     """10^6 bytes of the files of each format at 8 bits; no size depends on the calibration."""
     model = checkpoint.model
     values = b"".join(v.numpy().tobytes() for v in model.network.state_dict().values())
-    noise = [(torch.randn(1, model.front_end.config.n_mels, 64), torch.tensor([64]))]
+    noise = noise_batches(model.front_end.config.n_mels, 1, 1, 64, seed=0)
     sizes = {
         ".nemo": checkpoint.path.stat().st_size / 1e6,
         "float32": model.size_mb,
@@ -164,7 +163,7 @@ def _format_sizes(checkpoint: Checkpoint) -> dict[str, float]:
     for flavour, unsigned in (("u8s8", True), ("s8s8", False)):
         scheme = _scheme(checkpoint, unsigned)
         graph = fold(model.network, scheme)
-        scales = calibrate(round_convolutions(graph), noise, scheme)
+        scales = calibrate_rounded(graph, noise, scheme)
         sizes[f"ONNX Q/DQ {flavour}"] = _size_mb(export_qdq(graph, scales, scheme))
     return sizes
 

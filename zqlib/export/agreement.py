@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -26,11 +27,10 @@ from zqlib.integer import reference
 from zqlib.integer.backends import cpu
 from zqlib.integer.program import Program
 from zqlib.models import CTCModel
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import logits_step, lower
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import round_features
 
@@ -164,10 +164,14 @@ class _Prepared:
         cls, model: CTCModel, batches: Sequence[tuple[Tensor, Tensor]], scheme: QuantScheme
     ) -> "_Prepared":
         graph = fold(model.network, scheme)
-        scales = calibrate(round_convolutions(graph), batches, scheme)
+        scales = calibrate_rounded(graph, batches, scheme)
         program = lower(graph, scales, scheme)
         step = logits_step(graph, scales, scheme)
         return cls(model, batches, scheme, graph, scales, program, step)
+
+    @cached_property
+    def qdq(self) -> onnx.ModelProto:
+        return export_qdq(self.graph, self.scales, self.scheme)
 
     def quantize(self, features: Tensor) -> Tensor:
         return round_features(self.program, self.scales[self.graph.input], features)
@@ -199,10 +203,9 @@ def _form(name: str, made: _Prepared) -> _Form:
             file = export_float(made.graph)
             return _Form(partial(_run_onnx, open_session(file)), count_layers(file))
         case "onnx-qdq":
-            file = export_qdq(made.graph, made.scales, made.scheme)
-            return _Form(partial(_run_onnx, open_session(file)), count_layers(file))
+            return _Form(partial(_run_onnx, open_session(made.qdq)), count_layers(made.qdq))
         case "openvino-qdq":
-            compiled = OpenVinoModel(export_qdq(made.graph, made.scales, made.scheme))
+            compiled = OpenVinoModel(made.qdq)
             return _Form(partial(_run_openvino, compiled), compiled.count_layers())
         case _:
             return _Form(_engine_of_tensorrt(made))
@@ -246,8 +249,7 @@ def _engine_of_tensorrt(made: _Prepared) -> Scores:
 
     signed = replace(made.scheme, unsigned_relu=False, offset_swish=False)
     again = _Prepared.of(made.model, made.batches, signed)
-    file = export_qdq(again.graph, again.scales, signed)
-    runner = TensorRTRunner(*build_engine(file, "int8", Profile(), user_cache("tensorrt")))
+    runner = TensorRTRunner(*build_engine(again.qdq, "int8", Profile(), user_cache("tensorrt")))
 
     def scores(features: Tensor, lengths: Tensor) -> Tensor:
         return runner(features, lengths)[0][0].double().cpu()

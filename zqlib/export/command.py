@@ -17,10 +17,9 @@ from zqlib.export.onnx_integer import export_integer
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import atomic_output, user_cache
 from zqlib.models import load_model
-from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
-from zqlib.quantization.rounding import round_convolutions
+from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import (
     QuantizedModel,
@@ -161,7 +160,7 @@ def export_calibrated(plan: Plan, given: Calibrated) -> Exported:
         )
         return _integer(quantized, agreement_pct)
     graph = fold(model.network, scheme)
-    scales = calibrate(round_convolutions(graph), given.batches, scheme)
+    scales = calibrate_rounded(graph, given.batches, scheme)
     program = lower(graph, scales, scheme)
     flavour = "u8s8" if scheme.unsigned_relu else "s8s8"
     description = Description(

@@ -13,10 +13,10 @@ __all__ = ["attention", "positions", "relative_shift", "valid_frames"]
 _INT32 = torch.iinfo(torch.int32)
 
 
-def valid_frames(graph: GraphBuilder, value: str, lengths: str, axis: int = 2) -> str:
-    """(batch, 1, frames) bool: which frames of `value`, on that axis of it, count."""
+def valid_frames(graph: GraphBuilder, frames: str, lengths: str) -> str:
+    """(batch, 1, frames) bool: which of so many frames, int64 (1,), count."""
     start, step = graph.constant(0, "start"), graph.constant(1, "step")
-    frame = graph.add("Range", start, graph.reshape(graph.frames(value, axis)), step)
+    frame = graph.add("Range", start, graph.reshape(frames), step)
     return graph.add("Less", frame, graph.reshape(lengths, -1, 1, 1), output="valid")
 
 

@@ -70,9 +70,9 @@ class GraphBuilder:
         """Append a Slice along one axis; start and end are int64 (1,)."""
         return self.add("Slice", value, start, end, self.constant([axis], "axis"))
 
-    def frames(self, value: str, axis: int = 2) -> str:
-        """Append what reads the size of an axis, padding included: int64 (1,)."""
-        return self.add("Shape", value, start=axis, end=axis + 1, output="frames")
+    def frames(self, value: str) -> str:
+        """Append what reads how many frames (batch, channels, frames) has: int64 (1,)."""
+        return self.add("Shape", value, start=2, end=3, output="frames")
 
     def result(self, source: str, name: str) -> None:
         """Give a value the name of a graph output."""

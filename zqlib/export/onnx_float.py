@@ -75,6 +75,9 @@ class FloatWriter(GraphBuilder):
         self.values: dict[tuple[str, Layout], str] = {}
         self._planes = {graph.input: (1, graph.channels)}  # and the bands of each
         self._lengths = {graph.input: "length"}
+        self._frames = {
+            "length": self.frames("audio_signal")
+        }  # how many, by what names the lengths
         self._valid: dict[tuple[str, int], str] = {}
 
     def write(self, metadata: Mapping[str, str] | None) -> onnx.ModelProto:
@@ -158,15 +161,14 @@ class FloatWriter(GraphBuilder):
 
     def mask(self, name: str, layout: Layout, value: str, zero: str) -> str:
         """`value`, which is the tensor `name`, with zero beyond each length."""
-        valid = self._valid_frames(name, layout, value, 4 if layout in ("planes", "rows") else 3)
+        valid = self._valid_frames(name, 4 if layout in ("planes", "rows") else 3)
         return self.add("Where", valid, value, zero, output=f"{name}.masked")
 
-    def _valid_frames(self, name: str, layout: Layout, value: str, axes: int) -> str:
+    def _valid_frames(self, name: str, axes: int) -> str:
         """Which frames of a tensor count, bool: (batch, 1, frames) or (batch, 1, 1, frames)."""
         lengths = self._lengths[name]
         if (lengths, axes) not in self._valid:
-            axis = {"frames": 1, "channels": 2, "planes": 3, "rows": 3}[layout]
-            valid = valid_frames(self, value, lengths, axis)
+            valid = valid_frames(self, self._frames[lengths], lengths)
             self._valid[lengths, 3] = valid
             self._valid[lengths, 4] = self.reshape(valid, 0, 1, 1, -1)
         return self._valid[lengths, axes]
@@ -233,19 +235,29 @@ class FloatWriter(GraphBuilder):
         )
         change = 2 * conv.padding - dilation * (taps - 1) - 1
         if (conv.stride, change) != (1, -1):
-            last = self.add("Add", self._lengths[conv.input], self.constant(change, "change"))
-            strides = self.add("Div", last, self.constant(conv.stride, "stride"))
-            self._lengths[conv.output] = self.add("Add", strides, self.constant(1, "one"))
+            lengths = self._lengths[conv.input]
+            frames = self._frames[lengths]
+            self._lengths[conv.output] = self._places(lengths, change, conv.stride)
+            self._frames[self._lengths[conv.output]] = self._places(frames, change, conv.stride)
         if layout == "planes":
             bands = (self._planes[conv.input][1] + change) // conv.stride + 1
             self._planes[conv.output] = (conv.weight.shape[0], bands)
         return value
 
+    def _places(self, frames: str, change: int, stride: int) -> str:
+        """How many places of a kernel so many frames, (n,), have.
+
+        Counted from the input's, since a Shape of a convolution's quantized output makes OpenVINO
+        2026.4 quantize it wrongly where the convolution is one over bands and has a bias.
+        """
+        last = self.add("Add", frames, self.constant(change, "change"))
+        strides = self.add("Div", last, self.constant(stride, "stride"))
+        return self.add("Add", strides, self.constant(1, "one"))
+
     def _positions(self, positions: FloatPositions) -> str:
         """Sines and cosines of all distances, (1, 2 * frames - 1, channels)."""
         one, step = self.constant(1, "one"), self.constant(-1, "step")
-        source = self.read(positions.input, "frames")
-        frames = self.reshape(self.frames(source, axis=1))
+        frames = self.reshape(self._frames[self._lengths[positions.input]])
         first, end = self.add("Sub", frames, one), self.add("Neg", frames)
         distance = self.cast(self.add("Range", first, end, step), TensorProto.FLOAT)
         exponent = torch.arange(0, positions.channels, 2) * (
@@ -272,12 +284,12 @@ class FloatWriter(GraphBuilder):
 
         content = product(attention.content_bias, key)
         by_distance = product(attention.distance_bias, position)
-        distance = relative_shift(self, by_distance, self.frames(query, axis=1))
+        distance = relative_shift(self, by_distance, self._frames[self._lengths[source]])
         size = len(attention.content_bias) // heads
         scale = self.constant(torch.tensor(1 / math.sqrt(size)), f"{name}.scale")
         scores = self.add("Mul", self.add("Add", content, distance), scale)
         lowest = self.constant(torch.tensor(float("-inf")), "lowest")
-        keys = self._valid_frames(source, "frames", query, 4)
+        keys = self._valid_frames(source, 4)
         attended = self.add("Where", keys, scores, lowest)
         weights = self.add("Softmax", attended, axis=-1)
         context = self.add("MatMul", weights, split(value, 0, 2, 1, 3))

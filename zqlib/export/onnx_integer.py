@@ -199,7 +199,7 @@ class _Graph(GraphBuilder):
         """(batch, 1, frames) bool, the same for all tensors of the same lengths."""
         lengths = self.lengths[name]
         if lengths not in self._valid:
-            self._valid[lengths] = valid_frames(self, self.values[name], lengths)
+            self._valid[lengths] = valid_frames(self, self.frames(self.values[name]), lengths)
         return self._valid[lengths]
 
     def _call(self, function: str, source: str, *constants: Tensor) -> str:

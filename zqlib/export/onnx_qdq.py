@@ -10,9 +10,9 @@ Two flavours, by the scheme's `unsigned_relu`:
 * `u8s8`, for ONNX Runtime and OpenVINO: activations are uint8, for the fast u8 x s8 products. Those
   of a ReLU have 256 levels from zero point 0; signed ones have the levels of int8, stored with 128
   added (the zero point), since a convolution must read and write one type. What a convolution
-  writes is rounded as well (see `zqlib.quantization.rounding`), which the program does not do: its
-  float convolution would be taken otherwise. Masks are on integers, and biases are int32, of the
-  scale that ONNX Runtime asks for.
+  writes is rounded as well (see `zqlib.quantization.rounding`), or its float convolution would be
+  taken. A summand has the step of its sum there, as in the program, if its range fits into 8 bits
+  then. Masks are on integers, and biases are int32, of the scale that ONNX Runtime asks for.
 * `s8s8`, for TensorRT's explicit quantization, by the rules in `zqlib.export.tensorrt_rules`: int8
   throughout, zero point 0, float biases. Nothing but Q and DQ reads int8, so masks and changes of
   layout are on floats between two pairs, which round the same twice. Convolutions have two axes,
@@ -49,7 +49,7 @@ def export_qdq(
 
     Args:
         graph: from `zqlib.quantization.fold`.
-        scales: from `calibrate` of `round_convolutions(graph)`. `lower` takes the same for `graph`.
+        scales: from `calibrate_rounded`. `lower` takes the same for `graph`.
         scheme: that of the calibration; its `unsigned_relu` chooses the flavour.
         metadata: text by key, for the model's `metadata_props`.
 
@@ -73,14 +73,16 @@ def export_qdq(
 class _QdqWriter(FloatWriter):
     def __init__(self, graph: FloatGraph, scales: Mapping[str, float], scheme: QuantScheme) -> None:
         super().__init__(graph)
-        self.scales, self.scheme = scales, scheme
+        self.scales, self.scheme = dict(scales), scheme
         self.levels = activation_levels(graph, scheme)
         self.points = self._rounded() & self.levels.keys()
         if missing := sorted(self.points - scales.keys()):
             raise InputError(
-                f"The tensor {missing[0]!r} has no scale; calibrate `round_convolutions(graph)`."
+                f"The tensor {missing[0]!r} has no scale; take those of `calibrate_rounded`."
             )
         self._zeros = zero_points(graph, scales, scheme)
+        if scheme.unsigned_relu:
+            self._round_summands_as_their_sum()
         self._steps: dict[str, tuple[str, str]] = {}
         self._integers: dict[tuple[str, Layout, bool], str] = {}
         if not scheme.unsigned_relu:
@@ -96,6 +98,15 @@ class _QdqWriter(FloatWriter):
             branches = [[i for i in o.inputs if i in written] for o in activations]
             written = {name for names in branches for name in names[:-1]}
         return written | {o.input for o in convolutions}
+
+    def _round_summands_as_their_sum(self) -> None:
+        """What convolutions write only for a sum gets the sum's step if its own is finer."""
+        read = {o.input for o in self.graph.operators if isinstance(o, FloatConv | FloatConv2d)}
+        for operator in self.graph.operators:
+            if isinstance(operator, Activation) and len(operator.inputs) > 1:
+                summands = (self.points - read).intersection(operator.inputs)
+                step = self.scales[operator.output]
+                self.scales |= {name: max(self.scales[name], step) for name in summands}
 
     def store(self, name: str, layout: Layout, value: str, relu: bool = False) -> None:
         """Quantize the tensor, if it is one of those."""

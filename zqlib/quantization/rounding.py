@@ -6,8 +6,12 @@ convolution hands to a Swish. They get an 8-bit tensor of their own here. A prod
 leave floats, so linear layers need none.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
+from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.nodes import (
     Activation,
@@ -16,8 +20,9 @@ from zqlib.quantization.nodes import (
     FloatLayerNorm,
     FloatOperator,
 )
+from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["linear_layers", "round_convolutions"]
+__all__ = ["calibrate_rounded", "linear_layers", "round_convolutions"]
 
 
 def linear_layers(graph: FloatGraph) -> set[str]:
@@ -36,10 +41,17 @@ def linear_layers(graph: FloatGraph) -> set[str]:
     }
 
 
+def calibrate_rounded(
+    graph: FloatGraph, batches: Sequence[tuple[Tensor, Tensor]], scheme: QuantScheme
+) -> dict[str, float]:
+    """The scales that Q/DQ needs, and with them those of `calibrate`, whose arguments these are."""
+    return calibrate(round_convolutions(graph), batches, scheme)
+
+
 def round_convolutions(graph: FloatGraph) -> FloatGraph:
     """The same function with an `Activation` after every convolution that has none of its own.
 
-    `calibrate` then finds scales for these too, in its one run, beside those that `lower` needs for
+    Calibration then finds scales for these too, in its one run, beside those that `lower` needs for
     the graph as it was. Applied again, it changes nothing.
     """
     readers: dict[str, list[FloatOperator]] = {}

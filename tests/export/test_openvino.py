@@ -1,0 +1,24 @@
+"""What OpenVINO makes of our files."""
+
+import pytest
+import torch
+from test_onnx_qdq import FLAVOURS, NAMES, case, run, snr_db, valid
+
+from zqlib.export.openvino import OpenVinoModel
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("name", NAMES)
+def test_openvino_computes_what_onnx_runtime_does(name: str, flavour: str) -> None:
+    given = case(name, FLAVOURS[flavour])
+    model = given.qdq()
+    expected, lengths = run(model, given.features, given.lengths)
+    compiled = OpenVinoModel(model)
+    outputs = compiled.run(
+        {"audio_signal": given.features.numpy(), "length": given.lengths.numpy()}
+    )
+    actual = torch.from_numpy(outputs["logprobs"])
+    assert outputs["output_length"].tolist() == lengths.tolist()
+    assert snr_db(valid(actual, lengths), valid(expected, lengths)) > 20
+    count = compiled.count_layers()
+    assert (len(count.integer), count.float) == (given.layers, ())
