@@ -18,6 +18,7 @@ from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weights import quantize_weights
 
 __all__ = ["QuantizedModel", "frame_agreement_pct", "load_quantized", "quantize", "round_features"]
 
@@ -152,14 +153,16 @@ def quantize(
     batches: Sequence[tuple[Tensor, Tensor]],
     scheme: QuantScheme,
     calibration: dict[str, Any],
+    progress: bool = False,
 ) -> QuantizedModel:
-    """Fold, calibrate and lower a model.
+    """Fold, calibrate, round the weights of and lower a model.
 
     Args:
         model: the float model.
         batches: calibration features (batch, n_mels, frames) float32 and lengths (batch,) int64.
-        scheme: bits and range method.
+        scheme: bits and methods.
         calibration: a JSON-able description of where `batches` come from, with a key `kind`.
+        progress: show a bar where rounding the weights takes long.
 
     Raises:
         InputError: calibration saw only zeros somewhere.
@@ -167,6 +170,7 @@ def quantize(
     """
     graph = fold(model.network, scheme)
     scales = calibrate(graph, batches, scheme)
+    graph = quantize_weights(graph, scales, batches, scheme, progress)
     return QuantizedModel(
         name=model.name,
         family=model.family,

@@ -11,6 +11,8 @@ __all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_ranges"
 
 RangeMethod = Literal["minmax", "percentile", "mse"]
 ResidualSum = Literal["whole", "partial", "shared"]
+WeightRangeMethod = Literal["minmax", "mse"]
+WeightRounding = Literal["nearest", "gptq"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,11 @@ class QuantScheme:
         residual_sum: of Jasper's dense residuals: the `whole` sum in 32 bits, rounded once; or
             every `partial` sum rounded too, on a scale of its own or on one `shared` by all of a
             block (as the authors' code does).
+        weight_range_method: whether a channel's last level is its largest |w| (`minmax`) or where
+            rounding and clipping its weights have the least squared error (`mse`).
+        weight_rounding: to the `nearest` level, or for the least squared error of the products with
+            what calibration data the layer reads (`gptq`).
+        bias_correction: add to each bias what rounding the weights takes off the mean output.
     """
 
     weight_bits: int = 8
@@ -41,6 +48,9 @@ class QuantScheme:
     stream_bits: int = 24
     gate_bits: int = 16
     residual_sum: ResidualSum = "whole"
+    weight_range_method: WeightRangeMethod = "minmax"
+    weight_rounding: WeightRounding = "nearest"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         widths = {"weight_bits": (2, 8), "activation_bits": (2, 8), "stream_bits": (8, 24),
@@ -49,13 +59,16 @@ class QuantScheme:
             bits = getattr(self, name)
             if type(bits) is not int or not least <= bits <= most:
                 raise InputError(f"{name} is {bits!r}; give an integer from {least} to {most}.")
-        for name, kind in (("range_method", RangeMethod), ("residual_sum", ResidualSum)):
+        choices = {"range_method": RangeMethod, "residual_sum": ResidualSum,
+                   "weight_range_method": WeightRangeMethod,
+                   "weight_rounding": WeightRounding}  # fmt: skip
+        for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise InputError(
                     f"The {name.replace('_', ' ')} {getattr(self, name)!r} is unknown; use {known}."
                 )
-        for name in ("unsigned_relu", "offset_swish"):
+        for name in ("unsigned_relu", "offset_swish", "bias_correction"):
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
         if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:
