@@ -21,7 +21,7 @@ def weight_scale(weight: Tensor, scheme: QuantScheme) -> Tensor:
         (out,) float64, 0 for a channel of zeros.
     """
     rows = weight.double().flatten(1)
-    scale = rows.abs().amax(1) / (2 ** (scheme.weight_bits - 1) - 1)
+    scale: Tensor = rows.abs().amax(1) / (2 ** (scheme.weight_bits - 1) - 1)
     if scheme.weight_range_method == "minmax":
         return scale
     errors = [

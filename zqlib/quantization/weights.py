@@ -81,31 +81,41 @@ def _quantized(
     scale, bits = weight_scale(conv.weight, scheme), scheme.weight_bits
     rows = weight_rows(conv)
     steps = scale.view(rows.shape[:2])
+    mean = _mean_patch(conv, source) if scheme.bias_correction else None
     if scheme.weight_rounding == "gptq":
-        parts = zip(rows.split(_MOST_INPUTS, 2), _second_moments(conv, source), strict=True)
+        moments = _second_moments(conv, source, mean)
+        parts = zip(torch.split(rows, _MOST_INPUTS, 2), moments, strict=True)
         grid = torch.cat([second_order_rounding(*part, steps, bits) for part in parts], 2)
     else:
         grid = nearest(rows, steps, bits)
-    bias = conv.bias
-    if scheme.bias_correction:
-        lost = ((rows - grid) @ _mean_patch(conv, source)).flatten().float()
-        bias = lost if bias is None else bias + lost
-    return replace(conv, weight=grid.view(conv.weight.shape).float(), bias=bias, weight_scale=scale)
-
-
-def _second_moments(conv: FloatConv | FloatConv2d, source: Value) -> list[Tensor]:
-    """(groups, inputs, inputs) float64 for each part of the inputs, summed over all patches."""
-    sums: list[Tensor] = []
-    for columns in _patches(conv, source):
-        products = [(part @ part.mT).double() for part in columns.split(_MOST_INPUTS, 1)]
-        sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
-    return sums
+    rounded = replace(conv, weight=grid.view(conv.weight.shape).float(), weight_scale=scale)
+    if mean is None:
+        return rounded
+    lost = ((rows - grid) @ mean.double()).flatten().float()
+    return replace(rounded, bias=lost if conv.bias is None else conv.bias + lost)
 
 
 def _mean_patch(conv: FloatConv | FloatConv2d, source: Value) -> Tensor:
-    """(groups, inputs, 1) float64."""
-    sums = [columns.double().sum(2, keepdim=True) for columns in _patches(conv, source)]
-    return torch.stack(sums).sum(0) / sum(columns.shape[2] for columns in _patches(conv, source))
+    """(groups, inputs, 1) float32."""
+    total, places = torch.zeros(()), 0
+    for columns in _patches(conv, source):
+        total, places = total + columns.sum(2, keepdim=True), places + columns.shape[2]
+    return total / places
+
+
+def _second_moments(
+    conv: FloatConv | FloatConv2d, source: Value, mean: Tensor | None
+) -> list[Tensor]:
+    """(groups, inputs, inputs) float64 for each part of the inputs, summed over all patches.
+
+    About the mean, where the bias is going to make up for what is lost of it.
+    """
+    sums: list[Tensor] = []
+    for columns in _patches(conv, source):
+        centred = columns if mean is None else columns - mean
+        products = [(part @ part.mT).double() for part in torch.split(centred, _MOST_INPUTS, 1)]
+        sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
+    return sums
 
 
 def _patches(conv: FloatConv | FloatConv2d, source: Value) -> Iterator[Tensor]:
