@@ -13,7 +13,7 @@ from zqlib.quantization.weight_grid import nearest
 
 __all__ = ["second_order_rounding"]
 
-_DAMPING = 0.01  # of H's mean diagonal: what few data say of a rare direction is chance
+_DAMPING = 0.1  # of the mean of H's diagonal: what few data say of a rare direction is chance
 
 
 def second_order_rounding(weight: Tensor, moments: Tensor, scale: Tensor, bits: int) -> Tensor:
