@@ -32,6 +32,7 @@ from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import logits_step, lower
 from zqlib.quantization.rounding import round_convolutions
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weights import quantize_weights
 from zqlib.quantized_model import round_features
 
 __all__ = ["Agreement", "ENGINES", "agreement", "installed_engines"]
@@ -148,6 +149,7 @@ class _Prepared:
     """A model, calibrated once.
 
     Attributes:
+        graph: with the weights of the scheme's methods.
         step: real value of one step of the program's logits.
     """
 
@@ -165,6 +167,7 @@ class _Prepared:
     ) -> "_Prepared":
         graph = fold(model.network, scheme)
         scales = calibrate(round_convolutions(graph), batches, scheme)
+        graph = quantize_weights(graph, scales, batches, scheme)
         program = lower(graph, scales, scheme)
         step = logits_step(graph, scales, scheme)
         return cls(model, batches, scheme, graph, scales, program, step)
@@ -196,7 +199,7 @@ def _form(name: str, made: _Prepared) -> _Form:
             file = export_integer(made.program)
             return _Form(partial(_run_integers, made, open_session(file)), count_layers(file))
         case "onnx-float":
-            file = export_float(made.graph)
+            file = export_float(fold(made.model.network, made.scheme))
             return _Form(partial(_run_onnx, open_session(file)), count_layers(file))
         case "onnx-qdq":
             file = export_qdq(made.graph, made.scales, made.scheme)

@@ -22,6 +22,7 @@ from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
 from zqlib.quantization.rounding import round_convolutions
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weights import quantize_weights
 from zqlib.quantized_model import (
     QuantizedModel,
     frame_agreement_pct,
@@ -162,6 +163,7 @@ def export_calibrated(plan: Plan, given: Calibrated) -> Exported:
         return _integer(quantized, agreement_pct)
     graph = fold(model.network, scheme)
     scales = calibrate(round_convolutions(graph), given.batches, scheme)
+    graph = quantize_weights(graph, scales, given.batches, scheme)
     program = lower(graph, scales, scheme)
     flavour = "u8s8" if scheme.unsigned_relu else "s8s8"
     description = Description(
