@@ -107,7 +107,7 @@ def quantize(
         synthesis=synthesis, steps=steps, batches=batches, seed=seed, quiet=quiet,
     )  # fmt: skip
     quantized = quantized_model.quantize(
-        given.model, given.batches, given.scheme, given.description
+        given.model, given.batches, given.scheme, given.description, not quiet
     )
     quantized.save(output)
     size_mb = output.stat().st_size / 1e6

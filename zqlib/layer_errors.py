@@ -14,6 +14,7 @@ from zqlib.quantization.equalize import equalize
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import logits_step, lower
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weights import quantize_weights
 from zqlib.quantized_model import round_features
 
 __all__ = ["TensorError", "tensor_errors"]
@@ -76,9 +77,10 @@ def tensor_errors(
     """
     graph = equalize(fold(model.network, scheme), batches, scheme)
     scales = calibrate(graph, batches, scheme)
-    program = lower(graph, scales, scheme)
+    rounded = quantize_weights(graph, scales, batches, scheme)
+    program = lower(rounded, scales, scheme)
     levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
-    step = {**scales, graph.logits: logits_step(graph, scales, scheme)}
+    step = {**scales, graph.logits: logits_step(rounded, scales, scheme)}
     sums = {name: _Sums() for name in step}
     for feature in features:
         x, lengths = feature[None], torch.tensor([feature.shape[1]])

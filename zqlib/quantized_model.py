@@ -14,10 +14,8 @@ from zqlib.integer import reference
 from zqlib.integer.program import Program
 from zqlib.integer.storage import load_program, save_program
 from zqlib.models import CTCModel
-from zqlib.quantization.calibrate import calibrate
-from zqlib.quantization.equalize import equalize
-from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
+from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import QuantScheme
 
 __all__ = ["QuantizedModel", "frame_agreement_pct", "load_quantized", "quantize", "round_features"]
@@ -153,21 +151,22 @@ def quantize(
     batches: Sequence[tuple[Tensor, Tensor]],
     scheme: QuantScheme,
     calibration: dict[str, Any],
+    progress: bool = False,
 ) -> QuantizedModel:
-    """Fold, equalize, calibrate and lower a model.
+    """Fold, equalize, calibrate, round the weights of and lower a model.
 
     Args:
         model: the float model.
         batches: calibration features (batch, n_mels, frames) float32 and lengths (batch,) int64.
-        scheme: bits and range method.
+        scheme: bits and methods.
         calibration: a JSON-able description of where `batches` come from, with a key `kind`.
+        progress: show a bar where rounding the weights takes long.
 
     Raises:
         InputError: calibration saw only zeros somewhere.
         LoweringError: an accumulator could overflow.
     """
-    graph = equalize(fold(model.network, scheme), batches, scheme)
-    scales = calibrate(graph, batches, scheme)
+    graph, scales = prepare(model.network, batches, scheme, progress=progress)
     return QuantizedModel(
         name=model.name,
         family=model.family,

@@ -26,6 +26,9 @@ from zqlib.quantization.scheme import QuantScheme, preset
         gate_bits=st.integers(8, 16),
         residual_sum=st.sampled_from(["whole", "partial", "shared"]),
         signed_sums=st.booleans(),
+        weight_range_method=st.sampled_from(["minmax", "mse"]),
+        weight_rounding=st.sampled_from(["nearest", "gptq"]),
+        bias_correction=st.booleans(),
     )
 )
 def test_scheme_survives_json(scheme: QuantScheme) -> None:
@@ -66,6 +69,9 @@ def test_impossible_bits_are_refused(field: str, bits: Any) -> None:
         ("gate_bits", None),
         ("residual_sum", "own"),
         ("residual_sum", None),
+        ("weight_range_method", "percentile"),
+        ("weight_rounding", "adaround"),
+        ("bias_correction", 1),
     ],
 )
 def test_impossible_value_is_refused(field: str, value: Any) -> None:

@@ -16,7 +16,7 @@ from zqlib.files import atomic_output
 from zqlib.models import CTCModel
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
-from zqlib.quantization.rounding import calibrate_rounded
+from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import preset
 from zqlib.quantized_model import QuantizedModel
 from zqlib.synthesis import noise_batches
@@ -52,14 +52,15 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
     """
     wanted = {file_of(system) for system in systems}
     scheme = preset("w8a8")
-    graph = fold(model.network, scheme)
-    if "float32.onnx" in wanted:
-        _save(export_float(graph), folder / "float32.onnx")
-    if "float16.onnx" in wanted:
-        _save(to_float16(export_float(graph)), folder / "float16.onnx")
+    if wanted & {"float32.onnx", "float16.onnx"}:
+        exact = export_float(fold(model.network, scheme))
+        if "float32.onnx" in wanted:
+            _save(exact, folder / "float32.onnx")
+        if "float16.onnx" in wanted:
+            _save(to_float16(exact), folder / "float16.onnx")
     noise = noise_batches(model.front_end.config.n_mels, *_CALIBRATION, seed=0)
     if wanted & {"qdq.onnx", "program.zq"}:
-        scales = calibrate_rounded(graph, noise, scheme)
+        graph, scales = prepare(model.network, noise, scheme, q_dq=True)
         if "qdq.onnx" in wanted:
             _save(export_qdq(graph, scales, scheme), folder / "qdq.onnx")
         if "program.zq" in wanted:
@@ -69,8 +70,7 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
             ).save(folder / "program.zq")  # fmt: skip
     if "qdq-s8s8.onnx" in wanted:
         scheme = preset("w8a8", unsigned_relu=False, offset_swish=False)
-        graph = fold(model.network, scheme)
-        scales = calibrate_rounded(graph, noise, scheme)
+        graph, scales = prepare(model.network, noise, scheme, q_dq=True)
         _save(export_qdq(graph, scales, scheme), folder / "qdq-s8s8.onnx")
 
 

@@ -22,7 +22,7 @@ from zqlib.integer.program import Program
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
 from zqlib.quantization.fold import fold
-from zqlib.quantization.rounding import calibrate_rounded
+from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
@@ -162,8 +162,7 @@ def _format_sizes(checkpoint: Checkpoint) -> dict[str, float]:
     }
     for flavour, unsigned in (("u8s8", True), ("s8s8", False)):
         scheme = _scheme(checkpoint, unsigned)
-        graph = fold(model.network, scheme)
-        scales = calibrate_rounded(graph, noise, scheme)
+        graph, scales = prepare(model.network, noise, scheme, q_dq=True)
         sizes[f"ONNX Q/DQ {flavour}"] = _size_mb(export_qdq(graph, scales, scheme))
     return sizes
 

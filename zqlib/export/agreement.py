@@ -30,7 +30,7 @@ from zqlib.models import CTCModel
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import logits_step, lower
-from zqlib.quantization.rounding import calibrate_rounded
+from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import round_features
 
@@ -148,6 +148,7 @@ class _Prepared:
     """A model, calibrated once.
 
     Attributes:
+        graph: with the weights of the scheme's methods.
         step: real value of one step of the program's logits.
     """
 
@@ -163,8 +164,7 @@ class _Prepared:
     def of(
         cls, model: CTCModel, batches: Sequence[tuple[Tensor, Tensor]], scheme: QuantScheme
     ) -> "_Prepared":
-        graph = fold(model.network, scheme)
-        scales = calibrate_rounded(graph, batches, scheme)
+        graph, scales = prepare(model.network, batches, scheme, q_dq=True)
         program = lower(graph, scales, scheme)
         step = logits_step(graph, scales, scheme)
         return cls(model, batches, scheme, graph, scales, program, step)
@@ -200,7 +200,7 @@ def _form(name: str, made: _Prepared) -> _Form:
             file = export_integer(made.program)
             return _Form(partial(_run_integers, made, open_session(file)), count_layers(file))
         case "onnx-float":
-            file = export_float(made.graph)
+            file = export_float(fold(made.model.network, made.scheme))
             return _Form(partial(_run_onnx, open_session(file)), count_layers(file))
         case "onnx-qdq":
             return _Form(partial(_run_onnx, open_session(made.qdq)), count_layers(made.qdq))

@@ -19,7 +19,7 @@ from zqlib.files import atomic_output, user_cache
 from zqlib.models import load_model
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import lower
-from zqlib.quantization.rounding import calibrate_rounded
+from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import (
     QuantizedModel,
@@ -159,8 +159,7 @@ def export_calibrated(plan: Plan, given: Calibrated) -> Exported:
             model, quantized.program, quantized.input_scale, given.batches
         )
         return _integer(quantized, agreement_pct)
-    graph = fold(model.network, scheme)
-    scales = calibrate_rounded(graph, given.batches, scheme)
+    graph, scales = prepare(model.network, given.batches, scheme, q_dq=True)
     program = lower(graph, scales, scheme)
     flavour = "u8s8" if scheme.unsigned_relu else "s8s8"
     description = Description(

@@ -135,7 +135,9 @@ class _QdqWriter(FloatWriter):
         """The dequantized weight and the bias."""
         step = self.scales[conv.input]
         flat = conv.weight.flatten(2)
-        quantized, bias_q, scale = quantize_weight(flat, conv.bias, step, self.scheme)
+        quantized, bias_q, scale = quantize_weight(
+            flat, conv.bias, step, self.scheme, conv.weight_scale
+        )
         arranged = self.arranged(conv, quantized.view_as(conv.weight))
         weight_scale = self.constant(scale.float(), f"{conv.name}.weight.scale")
         weight = self.add(

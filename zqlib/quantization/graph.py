@@ -6,7 +6,7 @@ calibration looks at all of those and nothing else.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,44 @@ from zqlib.quantization.nodes import (
     FloatProduct,
 )
 
-__all__ = ["FloatGraph"]
+__all__ = ["FloatGraph", "Value", "execute"]
+
+
+Value = tuple[Tensor, Tensor]
+"""A tensor (batch, channels, 1, frames) float32, and lengths (batch,) int64."""
+
+
+def execute(operator: FloatOperator, reads: Sequence[Value]) -> Value:
+    """What an operator makes of the tensors that it reads, in order."""
+    x, lengths = reads[0]
+    match operator:
+        case FloatConv():
+            return masked_conv(
+                x, lengths, operator.weight, operator.bias,
+                operator.stride, operator.padding, operator.dilation, operator.groups,
+            )  # fmt: skip
+        case FloatConv2d():
+            return _conv2d(operator, x, lengths)
+        case Activation():
+            for other, _ in reads[1:]:
+                x = x + other
+            return (x.relu() if operator.relu else x), lengths
+        case FloatLayerNorm():
+            shape = operator.gamma.shape
+            normalised = functional.layer_norm(
+                x.transpose(1, 3), shape, operator.gamma, operator.beta, operator.eps
+            )
+            return normalised.transpose(1, 3), lengths
+        case FloatFunction():
+            return operator(x), lengths
+        case FloatProduct():
+            return x * reads[1][0], lengths
+        case FloatPositions():
+            table = relative_positions(x.shape[3], operator.channels)
+            return table.t()[None, :, None, :], torch.tensor([table.shape[0]])
+        case FloatAttention():
+            key, value, positions = (other for other, _ in reads[1:])
+            return _attention(operator, x, key, value, positions, lengths), lengths
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +91,7 @@ class FloatGraph:
         lengths: Tensor,
         observe: Callable[[str, Tensor], None] | None = None,
         instead: Mapping[str, Tensor] | None = None,
+        step: Callable[[FloatOperator, Sequence[Value]], Value] = execute,
     ) -> tuple[Tensor, Tensor]:
         """Execute in float32.
 
@@ -64,6 +102,7 @@ class FloatGraph:
                 utterances), of the features and of every activation.
             instead: (batch, channels, frames) float32 by name: what an operator reads in the place
                 of what was computed, and observed, before it.
+            step: called in the place of `execute`.
 
         Returns:
             Logits (batch, classes, frames) float32 and output lengths (batch,).
@@ -75,35 +114,7 @@ class FloatGraph:
         if observe:
             observe(self.input, _valid(x, lengths))
         for operator in self.operators:
-            x, lengths = values[operator.reads[0]]
-            match operator:
-                case FloatConv():
-                    result = masked_conv(
-                        x, lengths, operator.weight, operator.bias,
-                        operator.stride, operator.padding, operator.dilation, operator.groups,
-                    )  # fmt: skip
-                case FloatConv2d():
-                    result = _conv2d(operator, x, lengths)
-                case Activation():
-                    for name in operator.inputs[1:]:
-                        x = x + values[name][0]
-                    result = (x.relu() if operator.relu else x), lengths
-                case FloatLayerNorm():
-                    shape = operator.gamma.shape
-                    normalised = functional.layer_norm(
-                        x.transpose(1, 3), shape, operator.gamma, operator.beta, operator.eps
-                    )
-                    result = normalised.transpose(1, 3), lengths
-                case FloatFunction():
-                    result = operator(x), lengths
-                case FloatProduct():
-                    result = x * values[operator.reads[1]][0], lengths
-                case FloatPositions():
-                    table = relative_positions(x.shape[3], operator.channels)
-                    result = table.t()[None, :, None, :], torch.tensor([table.shape[0]])
-                case FloatAttention():
-                    key, value, positions = (values[name][0] for name in operator.reads[1:])
-                    result = _attention(operator, x, key, value, positions, lengths)
+            result = step(operator, [values[name] for name in operator.reads])
             if observe and not isinstance(operator, Accumulating):
                 observe(operator.output, _valid(*result))
             if operator.output in instead:
@@ -134,7 +145,7 @@ def _attention(
     value: Tensor,
     positions: Tensor,
     lengths: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     batch, channels, _, frames = query.shape
     heads = (batch, attention.heads, channels // attention.heads, frames)
     bias = attention.content_bias[:, None, None], attention.distance_bias[:, None, None]
@@ -145,7 +156,7 @@ def _attention(
     valid = valid_frames(frames, lengths)[:, None, None, :]
     weights = scores.masked_fill(~valid, float("-inf")).softmax(-1)
     context = value.reshape(heads) @ weights.transpose(2, 3)
-    return context.reshape(query.shape), lengths
+    return context.reshape(query.shape)
 
 
 def _valid(x: Tensor, lengths: Tensor) -> Tensor:

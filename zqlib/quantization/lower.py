@@ -49,15 +49,20 @@ _SCORE_STEP = 2.0**-12  # of the scores before a softmax: 0.02 % of a weight
 
 
 def quantize_weight(
-    weight: Tensor, bias: Tensor | None, input_scale: float, scheme: QuantScheme
+    weight: Tensor,
+    bias: Tensor | None,
+    input_scale: float,
+    scheme: QuantScheme,
+    scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Symmetric per-output-channel quantization.
+    """Symmetric per-output-channel quantization to the nearest level.
 
     Args:
         weight: (out, in / groups, taps) float32.
         bias: (out,) float32 or None.
         input_scale: real value of one step of the layer's input.
         scheme: bits of the weight, and whether both ends of the range are used.
+        scale: (out,) float64; None for the one whose last level is a channel's largest |w|.
 
     Returns:
         Weight int8, bias int32 at scale input_scale * scale, and the scale (out,) float64. Where a
@@ -67,7 +72,8 @@ def quantize_weight(
     """
     limit = 2 ** (scheme.weight_bits - 1) - 1
     high = limit if scheme.both_ends else limit - 1
-    scale = weight.abs().amax((1, 2)).double() / limit
+    if scale is None:
+        scale = weight.abs().amax((1, 2)).double() / limit
     if bias is not None:
         scale = torch.maximum(scale, bias.abs().double() / (input_scale * 2**30))
     scale = scale.masked_fill(scale == 0, float(scale.max()) or 1.0)
@@ -87,7 +93,7 @@ def logits_step(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantSch
     decoder = graph.operators[-1]
     assert isinstance(decoder, FloatConv) and decoder.output == graph.logits
     step = scales[decoder.input]
-    _, _, scale = quantize_weight(decoder.weight, decoder.bias, step, scheme)
+    _, _, scale = quantize_weight(decoder.weight, decoder.bias, step, scheme, decoder.weight_scale)
     return step * float(scale.max())
 
 
@@ -194,7 +200,9 @@ def _lower_conv(
     """
     bits = scheme.weight_bits
     flat = conv.weight.flatten(2)
-    quantized, bias, scale = quantize_weight(flat, conv.bias, input_scale, scheme)
+    quantized, bias, scale = quantize_weight(
+        flat, conv.bias, input_scale, scheme, conv.weight_scale
+    )
     weight = quantized.view_as(conv.weight)
     if input_zero:
         assert conv.padding == 0

@@ -41,6 +41,8 @@ class FloatConv(ReadsInput):
     Attributes:
         weight: (out, in / groups, taps) float32.
         bias: (out,) float32, or None.
+        weight_scale: (out,) float64, the step of the quantized weights; None for the one whose
+            last level is the largest |w|.
     """
 
     name: str
@@ -52,6 +54,7 @@ class FloatConv(ReadsInput):
     padding: int = 0
     dilation: int = 1
     groups: int = 1
+    weight_scale: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class FloatConv2d(ReadsInput):
     Attributes:
         weight: (out planes, in planes, taps, taps) float32.
         bias: (out planes,) float32.
+        weight_scale: as in `FloatConv`.
     """
 
     name: str
@@ -96,6 +100,7 @@ class FloatConv2d(ReadsInput):
     bias: Tensor
     stride: int
     padding: int
+    weight_scale: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ __all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_ranges"
 
 RangeMethod = Literal["minmax", "percentile", "mse", "moving-average"]
 ResidualSum = Literal["whole", "partial", "shared"]
+WeightRangeMethod = Literal["minmax", "mse"]
+WeightRounding = Literal["nearest", "gptq"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class QuantScheme:
             block (as the authors' code does).
         signed_sums: a residual sum has its range taken before the ReLU and keeps a sign bit that
             the ReLU leaves unused, and so does what the decoder reads (as in the authors' code).
+        weight_range_method: whether a channel's last level is its largest |w| (`minmax`) or where
+            rounding and clipping its weights have the least squared error (`mse`).
+        weight_rounding: to the `nearest` level, or for the least squared error of the products with
+            what calibration data the layer reads (`gptq`).
+        bias_correction: add to each bias what rounding the weights takes off the mean output.
     """
 
     weight_bits: int = 8
@@ -51,6 +58,9 @@ class QuantScheme:
     gate_bits: int = 16
     residual_sum: ResidualSum = "whole"
     signed_sums: bool = False
+    weight_range_method: WeightRangeMethod = "minmax"
+    weight_rounding: WeightRounding = "nearest"
+    bias_correction: bool = False
 
     def __post_init__(self) -> None:
         widths = {"weight_bits": (2, 8), "activation_bits": (2, 8), "stream_bits": (8, 24),
@@ -59,13 +69,17 @@ class QuantScheme:
             bits = getattr(self, name)
             if type(bits) is not int or not least <= bits <= most:
                 raise InputError(f"{name} is {bits!r}; give an integer from {least} to {most}.")
-        for name, kind in (("range_method", RangeMethod), ("residual_sum", ResidualSum)):
+        choices = {"range_method": RangeMethod, "residual_sum": ResidualSum,
+                   "weight_range_method": WeightRangeMethod,
+                   "weight_rounding": WeightRounding}  # fmt: skip
+        for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise InputError(
                     f"The {name.replace('_', ' ')} {getattr(self, name)!r} is unknown; use {known}."
                 )
-        for name in ("both_ends", "unsigned_relu", "offset_swish", "equalize", "signed_sums"):
+        for name in ("both_ends", "unsigned_relu", "offset_swish", "equalize", "signed_sums",
+                     "bias_correction"):  # fmt: skip
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
         if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:

@@ -1,0 +1,44 @@
+"""From a network to what `lower` builds a program of."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from zqlib.models import Network
+from zqlib.quantization.calibrate import calibrate
+from zqlib.quantization.equalize import equalize
+from zqlib.quantization.fold import fold
+from zqlib.quantization.graph import FloatGraph
+from zqlib.quantization.rounding import calibrate_rounded
+from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weights import quantize_weights
+
+__all__ = ["prepare"]
+
+
+def prepare(
+    network: Network,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    scheme: QuantScheme,
+    *,
+    q_dq: bool = False,
+    progress: bool = False,
+) -> tuple[FloatGraph, dict[str, float]]:
+    """Fold a network, equalize it, calibrate its activations and round its weights.
+
+    Args:
+        network: a QuartzNet, Jasper or Conformer.
+        batches: calibration features (batch, n_mels, frames) float32 and lengths (batch,) int64.
+        scheme: bits and methods.
+        q_dq: find scales also for the tensors that only Q/DQ rounds.
+        progress: show a bar where rounding the weights takes long.
+
+    Returns:
+        The graph, its weights on their grid, and the scales of its activations.
+
+    Raises:
+        InputError: an activation is zero throughout.
+    """
+    graph = equalize(fold(network, scheme), batches, scheme)
+    scales = (calibrate_rounded if q_dq else calibrate)(graph, batches, scheme)
+    return quantize_weights(graph, scales, batches, scheme, progress), scales

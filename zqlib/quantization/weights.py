@@ -1,0 +1,125 @@
+"""Puts weights on the grid that `lower` will find them on, by the methods that a scheme names."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from zqlib.quantization.calibrate import activation_levels, zero_points
+from zqlib.quantization.gptq import second_order_rounding
+from zqlib.quantization.graph import FloatGraph, Value, execute
+from zqlib.quantization.nodes import FloatConv, FloatConv2d, FloatOperator
+from zqlib.quantization.patches import patches, weight_rows
+from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weight_grid import nearest, weight_scale
+
+__all__ = ["quantize_weights"]
+
+_MOST_INPUTS = 2048  # rounded together: a Jasper's 896 channels of 29 taps would fill the memory
+
+
+def quantize_weights(
+    graph: FloatGraph,
+    scales: Mapping[str, float],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    scheme: QuantScheme,
+    progress: bool = False,
+) -> FloatGraph:
+    """Give every convolution the weights, their scale and the bias that a scheme asks for.
+
+    GPTQ and the correction of biases look at what a convolution is going to read: the graph runs
+    once, its activations and the weights of the layers before already rounded.
+
+    Args:
+        graph: the folded model.
+        scales: of the features and of every activation, from `calibrate`.
+        batches: what it was calibrated on: features (batch, channels, frames) float32 and lengths
+            (batch,) int64.
+        scheme: bits and methods.
+        progress: show a bar on standard error.
+
+    Returns:
+        The same operators for `lower`, with the scales as they are.
+    """
+    if scheme.weight_rounding == "nearest" and not scheme.bias_correction:
+        return replace(graph, operators=tuple(_scaled(o, scheme) for o in graph.operators))
+    levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
+    operators: list[FloatOperator] = []
+
+    def rounded(name: str, x: Tensor) -> Tensor:
+        (low, high), zero = levels[name], zeros.get(name, 0)
+        return ((torch.round(x / scales[name]) + zero).clamp(low, high) - zero) * scales[name]
+
+    def step(operator: FloatOperator, reads: Sequence[Value]) -> Value:
+        if isinstance(operator, FloatConv | FloatConv2d):
+            operator = _quantized(operator, reads[0], scheme)
+        operators.append(operator)
+        bar.update()
+        x, lengths = execute(operator, reads)
+        return (rounded(operator.output, x) if operator.output in levels else x), lengths
+
+    most = max(features.shape[2] for features, _ in batches)
+    features = torch.cat([functional.pad(x, (0, most - x.shape[2])) for x, _ in batches])
+    lengths = torch.cat([lengths for _, lengths in batches])
+    with tqdm(total=len(graph.operators), desc="weights", disable=not progress) as bar:
+        graph.run(rounded(graph.input, features), lengths, step=step)
+    return replace(graph, operators=tuple(operators))
+
+
+def _scaled(operator: FloatOperator, scheme: QuantScheme) -> FloatOperator:
+    if isinstance(operator, FloatConv | FloatConv2d):
+        return replace(operator, weight_scale=weight_scale(operator.weight, scheme))
+    return operator
+
+
+def _quantized(
+    conv: FloatConv | FloatConv2d, source: Value, scheme: QuantScheme
+) -> FloatConv | FloatConv2d:
+    scale, bits = weight_scale(conv.weight, scheme), scheme.weight_bits
+    rows = weight_rows(conv)
+    steps = scale.view(rows.shape[:2])
+    mean = _mean_patch(conv, source) if scheme.bias_correction else None
+    if scheme.weight_rounding == "gptq":
+        moments = _second_moments(conv, source, mean)
+        parts = zip(torch.split(rows, _MOST_INPUTS, 2), moments, strict=True)
+        grid = torch.cat([second_order_rounding(*part, steps, bits) for part in parts], 2)
+    else:
+        grid = nearest(rows, steps, bits)
+    rounded = replace(conv, weight=grid.view(conv.weight.shape).float(), weight_scale=scale)
+    if mean is None:
+        return rounded
+    lost = ((rows - grid) @ mean.double()).flatten().float()
+    return replace(rounded, bias=lost if conv.bias is None else conv.bias + lost)
+
+
+def _mean_patch(conv: FloatConv | FloatConv2d, source: Value) -> Tensor:
+    """(groups, inputs, 1) float32."""
+    total, places = torch.zeros(()), 0
+    for columns in _patches(conv, source):
+        total, places = total + columns.sum(2, keepdim=True), places + columns.shape[2]
+    return total / places
+
+
+def _second_moments(
+    conv: FloatConv | FloatConv2d, source: Value, mean: Tensor | None
+) -> list[Tensor]:
+    """(groups, inputs, inputs) float64 for each part of the inputs, summed over all patches.
+
+    About the mean, where the bias is going to make up for what is lost of it.
+    """
+    sums: list[Tensor] = []
+    for columns in _patches(conv, source):
+        centred = columns if mean is None else columns - mean
+        products = [(part @ part.mT).double() for part in torch.split(centred, _MOST_INPUTS, 1)]
+        sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
+    return sums
+
+
+def _patches(conv: FloatConv | FloatConv2d, source: Value) -> Iterator[Tensor]:
+    """The patches of one utterance after another."""
+    x, lengths = source
+    for row, length in zip(x[:, :, 0], lengths.tolist(), strict=True):
+        yield patches(conv, row[:, :length])
