@@ -60,7 +60,8 @@ def test_quantize(zq: Run, here: Path, prepared: Path) -> None:
     )  # fmt: skip
     assert status == 0
     assert re.fullmatch(
-        r"new/a\.zq: quartznet tiny0, w8a8, synthetic calibration \(minmax ranges\), "
+        r"new/a\.zq: quartznet tiny0, w8a8, synthetic calibration "
+        r"\(minmax ranges, nearest weights\), "
         r"\d+\.\d\d MB \(\d+\.\d\dx smaller than float32\)\n", out,
     )  # fmt: skip
     assert left(here) == ["new", "new/a.zq"]

@@ -113,7 +113,8 @@ def quantize(
     size_mb = output.stat().st_size / 1e6
     print(
         f"{output}: {quantized.family} {quantized.name}, {given.scheme.name}, {calibration} "
-        f"calibration ({given.scheme.range_method} ranges), "
+        f"calibration ({given.scheme.range_method} ranges, {given.scheme.weight_rounding} "
+        f"weights), "
         f"{size_mb:.2f} MB ({given.model.size_mb / size_mb:.2f}x smaller than float32)"
     )
 

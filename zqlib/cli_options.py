@@ -129,13 +129,16 @@ def calibrated(
     """
     from zqlib.calibration_data import calibration_batches, synthesis_config
     from zqlib.models import load_model
-    from zqlib.quantization.scheme import preset, usual_ranges
+    from zqlib.quantization.scheme import preset, usual_scheme
 
     if bits is not None and scheme is not None:
         raise InputError("Give --bits or --scheme, not both.")
     name = "w8a8" if scheme is None else scheme
     name = name if bits is None else f"w{bits}a{bits}"
-    wanted = preset(name, range_method=ranges or "minmax")  # refused before the model is read
+    overrides: dict[str, Any] = {"unsigned_relu": unsigned, "offset_swish": unsigned}
+    if ranges is not None:
+        overrides["range_method"] = ranges
+    wanted = preset(name, **overrides)  # refused before the model is read
     if activation_bits not in (None, wanted.activation_bits):
         raise InputError(
             f"This format holds activations of {activation_bits} bits, {name} has "
@@ -143,12 +146,7 @@ def calibrated(
         )
     config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
     model = load_model(path)
-    chosen = preset(
-        name,
-        range_method=ranges or usual_ranges(model.family),
-        unsigned_relu=unsigned,
-        offset_swish=unsigned,
-    )
+    chosen = usual_scheme(name, model.family, **overrides)
     data, description = calibration_batches(
         model, calibration, config, manifest, progress=not quiet
     )

@@ -13,7 +13,7 @@ from zqlib.corpora.get import get_corpus
 from zqlib.corpora.manifest import Utterance, read_manifest, write_manifest
 from zqlib.errors import InputError
 from zqlib.files import read_json
-from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
+from zqlib.quantization.scheme import QuantScheme, usual_scheme
 from zqlib.synthesis import REDUCED, SynthesisConfig
 
 __all__ = [
@@ -240,8 +240,8 @@ class Profile:
 
     def quant_schemes(self, family: str) -> list[QuantScheme]:
         """The schemes for a model of a family."""
-        method = usual_ranges(family) if self.range_method is None else self.range_method
-        return [preset(name, range_method=method) for name in self.schemes]
+        overrides = {} if self.range_method is None else {"range_method": self.range_method}
+        return [usual_scheme(name, family, **overrides) for name in self.schemes]
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

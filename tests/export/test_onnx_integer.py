@@ -23,7 +23,7 @@ from zqlib.integer.program import Program
 from zqlib.integer.reference import ProgramOutput, run
 from zqlib.integer.tensor_type import TensorType
 from zqlib.models import load_model
-from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
+from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
 from zqlib.quantized_model import quantize
 
 CHECKPOINTS = sorted((Path(zqlib.__file__).parent / "checkpoints").glob("*.nemo"))
@@ -177,7 +177,7 @@ def test_real_models_on_real_speech_are_bit_identical(
     manifest = read_manifest(assets / "speech/an4/test.jsonl")
     utterances = sorted(manifest, key=lambda u: u.duration_s)[::40]
     features = [audio_features(u.audio_path, model.front_end) for u in utterances]
-    scheme = preset("w8a8", range_method=usual_ranges(model.family))
+    scheme = usual_scheme("w8a8", model.family)
     quantized = quantize(model, [pad_features(features)], scheme, {"kind": "real"})
     session = open_session(export_integer(quantized.program))
     x, lengths = pad_features(features)
@@ -191,7 +191,7 @@ def test_our_own_checkpoints_are_bit_identical(path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, model.front_end.config.n_mels, 150, generator=generator)
     x, lengths = x * torch.linspace(0.2, 3, 150), torch.tensor([150, 77])
-    scheme = preset("w8a8", range_method=usual_ranges(model.family))
+    scheme = usual_scheme("w8a8", model.family)
     quantized = quantize(model, [(x, lengths)], scheme, {"kind": "noise"})
     exported = export_integer(quantized.program)
     assert float_tensors(exported) == []

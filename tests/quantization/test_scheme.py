@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import reproducible
 
 from zqlib.errors import InputError
-from zqlib.quantization.scheme import QuantScheme, preset
+from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
 
 
 @reproducible
@@ -18,7 +18,6 @@ from zqlib.quantization.scheme import QuantScheme, preset
         QuantScheme,
         weight_bits=st.integers(2, 8),
         activation_bits=st.integers(2, 8),
-        both_ends=st.booleans(),
         unsigned_relu=st.booleans(),
         range_method=st.sampled_from(["minmax", "percentile", "mse", "moving-average"]),
         percentile=st.floats(50, 100, exclude_min=True),
@@ -33,6 +32,23 @@ from zqlib.quantization.scheme import QuantScheme, preset
 )
 def test_scheme_survives_json(scheme: QuantScheme) -> None:
     assert QuantScheme.from_json(json.loads(json.dumps(scheme.to_json()))) == scheme
+
+
+def test_weights_that_leave_an_end_unused_go_to_the_nearest_level() -> None:
+    scheme = QuantScheme(both_ends=False)
+    assert QuantScheme.from_json(json.loads(json.dumps(scheme.to_json()))) == scheme
+    with pytest.raises(InputError, match="nearest level"):
+        QuantScheme(both_ends=False, weight_rounding="gptq")
+
+
+@pytest.mark.parametrize("family", ["quartznet", "jasper", "conformer"])
+def test_usual_methods_give_way_to_a_choice(family: str) -> None:
+    assert usual_scheme("w8a8", family).weight_rounding == "nearest"
+    assert usual_scheme("w4a8", family).weight_rounding == "gptq"
+    chosen = usual_scheme("w4a8", family, weight_rounding="nearest", range_method="percentile")
+    assert (chosen.name, chosen.weight_rounding, chosen.range_method) == (
+        "w4a8", "nearest", "percentile",
+    )  # fmt: skip
 
 
 def test_unknown_key_is_refused() -> None:

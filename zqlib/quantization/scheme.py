@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from zqlib.errors import InputError
 
-__all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_ranges"]
+__all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_scheme"]
 
 RangeMethod = Literal["minmax", "percentile", "mse", "moving-average"]
 ResidualSum = Literal["whole", "partial", "shared"]
@@ -82,6 +82,8 @@ class QuantScheme:
                      "bias_correction"):  # fmt: skip
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
+        if not self.both_ends and (self.weight_rounding != "nearest" or self.bias_correction):
+            raise InputError("both_ends can be false only where weights go to the nearest level.")
         if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:
             raise InputError(f"percentile is {self.percentile!r}; give a number in (50, 100].")
 
@@ -107,16 +109,6 @@ class QuantScheme:
         return cls(**value)
 
 
-def usual_ranges(family: str) -> RangeMethod:
-    """The range method that a family takes unless told otherwise.
-
-    For the mini Jasper, MSE costs less on average over the seeds of the synthesis. Once a graph is
-    equalized, min/max loses least for a Conformer (2 to 3 dB at the logits), and for QuartzNet no
-    method is better on all data (measured on the pages *What each choice is worth*).
-    """
-    return "mse" if family == "jasper" else "minmax"
-
-
 def preset(name: str, **overrides: Any) -> QuantScheme:
     """A scheme by its short name: `w8a8`, `w6a6`, `w4a8`, ... from 2 to 8 bits.
 
@@ -130,3 +122,22 @@ def preset(name: str, **overrides: Any) -> QuantScheme:
         )
     weight_bits, activation_bits = map(int, match.groups())
     return QuantScheme(weight_bits=weight_bits, activation_bits=activation_bits, **overrides)
+
+
+def usual_scheme(name: str, family: str, **overrides: Any) -> QuantScheme:
+    """A scheme by its short name, with the methods that a family takes unless told otherwise.
+
+    Ranges: for the mini Jasper, MSE costs less on average over the seeds of the synthesis. Once a
+    graph is equalized, min/max loses least for a Conformer (2 to 3 dB at the logits); for QuartzNet
+    no method is better on all data (measured on the pages *What each choice is worth*).
+    Weights of fewer than 8 bits: second-order rounding with corrected biases, and for a Conformer
+    steps of the least squared error, which QuartzNet's depthwise weights do not bear.
+
+    Raises:
+        InputError: as for `preset`.
+    """
+    usual: dict[str, Any] = {"range_method": "mse" if family == "jasper" else "minmax"}
+    if preset(name).weight_bits < 8:
+        usual |= {"weight_rounding": "gptq", "bias_correction": True}
+        usual["weight_range_method"] = "mse" if family == "conformer" else "minmax"
+    return preset(name, **(usual | overrides))

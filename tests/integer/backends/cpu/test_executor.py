@@ -19,7 +19,7 @@ from zqlib.integer import reference
 from zqlib.integer.backends import cpu
 from zqlib.integer.program import Program, TensorType
 from zqlib.models import load_model
-from zqlib.quantization.scheme import QuantScheme, preset, usual_ranges
+from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
 from zqlib.quantized_model import quantize
 
 MINI = Path(zqlib.__file__).parent / "checkpoints" / "mini-quartznet.nemo"
@@ -73,7 +73,7 @@ def test_tiny_conformer(scheme: QuantScheme) -> None:
 def assert_checkpoint_is_same(path: Path, frames: list[int]) -> None:
     model = load_model(path)
     batches, description = calibration_batches(model, "noise", synthesis_config("reduced"), None)
-    scheme = preset("w8a8", range_method=usual_ranges(model.family))
+    scheme = usual_scheme("w8a8", model.family)
     program = quantize(model, batches, scheme, description).program
     kind = program.tensors[program.input]
     x = integers((len(frames), kind.channels, max(frames) + 3), -50, 50, kind.dtype, 1)
