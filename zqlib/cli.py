@@ -22,6 +22,7 @@ from zqlib.cli_options import (
     Seed,
     Steps,
     Synthesis,
+    Weights,
     calibrated,
     check_format,
     print_table,
@@ -89,6 +90,7 @@ def quantize(
     bits: Bits = None,
     scheme: Scheme = None,
     ranges: Ranges = None,
+    weights: Weights = None,
     calibration: Calibration = "synthetic",
     manifest: Manifest = None,
     synthesis: Synthesis = "reduced",
@@ -103,8 +105,8 @@ def quantize(
     if output.suffix != ".zq":
         raise InputError(f"The output {output} must end in .zq.")
     given = calibrated(
-        model, bits=bits, scheme=scheme, ranges=ranges, calibration=calibration, manifest=manifest,
-        synthesis=synthesis, steps=steps, batches=batches, seed=seed, quiet=quiet,
+        model, bits=bits, scheme=scheme, ranges=ranges, weights=weights, calibration=calibration,
+        manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed, quiet=quiet,
     )  # fmt: skip
     quantized = quantized_model.quantize(
         given.model, given.batches, given.scheme, given.description, not quiet

@@ -19,6 +19,7 @@ from zqlib.cli_options import (
     Seed,
     Steps,
     Synthesis,
+    Weights,
     calibrated,
     check_format,
     needs_export,
@@ -69,6 +70,7 @@ def export(
     bits: Bits = None,
     scheme: Scheme = None,
     ranges: Ranges = None,
+    weights: Weights = None,
     calibration: Calibration = "synthetic",
     manifest: Manifest = None,
     synthesis: Synthesis = "reduced",
@@ -80,15 +82,15 @@ def export(
     """Write a model for other runtimes, with a model card and its tokens beside it."""
     command = needs_export("export.command")
     plan = command.plan(model, output, to, flavour, precision, batch_range, frame_range)
-    settings = (bits, scheme, ranges, manifest, steps, batches, seed)
+    settings = (bits, scheme, ranges, weights, manifest, steps, batches, seed)
     if not plan.calibrates:
         if any(value is not None for value in settings):
             raise InputError(f"{model} to {to} needs no calibration; leave out its options.")
         exported = command.export_as_it_is(plan)
     else:
         given = calibrated(
-            model, bits=bits, scheme=scheme, ranges=ranges, calibration=calibration,
-            manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed,
+            model, bits=bits, scheme=scheme, ranges=ranges, weights=weights,
+            calibration=calibration, manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed,
             quiet=quiet, unsigned=plan.unsigned, activation_bits=plan.activation_bits,
         )  # fmt: skip
         exported = command.export_calibrated(plan, given)

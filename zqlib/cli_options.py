@@ -18,15 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Format", "Manifest", "Quiet", "Ranges",
            "Scheme", "Seed", "Steps", "Synthesis", "calibrated", "check_format", "needs_export",
-           "print_table"]  # fmt: skip
+           "Weights", "print_table"]  # fmt: skip
 
 Bits = Annotated[int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")]
 Scheme = Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")]
 Ranges = Annotated[
     str | None,
     typer.Option(
-        help="activation ranges: minmax, percentile or mse [default: minmax for a QuartzNet, "
-        "mse otherwise]"
+        help="activation ranges: minmax, percentile or mse [default: mse for a Jasper, "
+        "minmax otherwise]"
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        help="rounding of weights: nearest or gptq (second order, on the calibration data) "
+        "[default: gptq below 8 bits]"
     ),
 ]
 Calibration = Annotated[
@@ -105,6 +112,7 @@ def calibrated(
     bits: int | None,
     scheme: str | None,
     ranges: str | None,
+    weights: str | None = None,
     calibration: str,
     manifest: Path | None,
     synthesis: str,
@@ -119,8 +127,8 @@ def calibrated(
 
     Args:
         path: the checkpoint.
-        bits, scheme, ranges, calibration, manifest, synthesis, steps, batches, seed, quiet: the
-            options above.
+        bits, scheme, ranges, weights, calibration, manifest, synthesis, steps, batches, seed,
+            quiet: the options above.
         unsigned: whether activations after a ReLU or a Swish are unsigned.
         activation_bits: the only width that what is made of it can hold; None for any.
 
@@ -138,6 +146,8 @@ def calibrated(
     overrides: dict[str, Any] = {"unsigned_relu": unsigned, "offset_swish": unsigned}
     if ranges is not None:
         overrides["range_method"] = ranges
+    if weights is not None:
+        overrides["weight_rounding"] = weights
     wanted = preset(name, **overrides)  # refused before the model is read
     if activation_bits not in (None, wanted.activation_bits):
         raise InputError(
