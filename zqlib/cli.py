@@ -106,7 +106,8 @@ def quantize(
         raise InputError(f"The output {output} must end in .zq.")
     given = calibrated(
         model, bits=bits, scheme=scheme, ranges=ranges, weights=weights, calibration=calibration,
-        manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed, quiet=quiet,
+        manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed,
+        quiet=quiet,
     )  # fmt: skip
     quantized = quantized_model.quantize(
         given.model, given.batches, given.scheme, given.description, not quiet
