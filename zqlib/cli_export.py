@@ -90,8 +90,9 @@ def export(
     else:
         given = calibrated(
             model, bits=bits, scheme=scheme, ranges=ranges, weights=weights,
-            calibration=calibration, manifest=manifest, synthesis=synthesis, steps=steps, batches=batches,
-            seed=seed, quiet=quiet, unsigned=plan.unsigned, activation_bits=plan.activation_bits,
+            calibration=calibration, manifest=manifest, synthesis=synthesis, steps=steps,
+            batches=batches, seed=seed, quiet=quiet, unsigned=plan.unsigned,
+            activation_bits=plan.activation_bits,
         )  # fmt: skip
         exported = command.export_calibrated(plan, given)
     print(command.write(plan, exported))
