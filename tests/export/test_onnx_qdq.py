@@ -206,6 +206,13 @@ def test_one_branch_of_a_residual_sum_is_not_rounded_for_tensorrt() -> None:
             assert [writer[name] for name in node.input].count("Conv") == unrounded
 
 
+def test_what_a_depthwise_convolution_hands_to_a_swish_is_not_rounded() -> None:
+    """8 bits are too few there; the program has 16."""
+    graph = case("conformer", FLAVOURS["u8s8"]).qdq().graph
+    kept = [node.name for node in graph.node if node.op_type == "ConvInteger"]
+    assert kept == [f"layer{layer}.conv.depthwise.conv" for layer in (0, 1)]
+
+
 def test_identical_biases_stay_apart() -> None:
     """ONNX Runtime leaves convolutions in float where exporters merge equal initializers."""
     given = case("dense", QuantScheme())

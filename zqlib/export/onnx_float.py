@@ -9,7 +9,7 @@ masked by length as in NeMo, so that a padded batch gives what each utterance gi
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import onnx
 import torch
@@ -55,8 +55,8 @@ def export_float(graph: FloatGraph, metadata: Mapping[str, str] | None = None) -
 class FloatWriter(GraphBuilder):
     """Appends the operators of a float graph.
 
-    Three methods decide what is quantized, and are there to be replaced: `store`, `operand` and
-    `parameters`.
+    Four methods decide what is quantized, and are there to be replaced: `store`, `operand`,
+    `parameters` and `convolution`.
 
     Attributes:
         graph: the graph.
@@ -122,6 +122,13 @@ class FloatWriter(GraphBuilder):
         weight = self.constant(self.arranged(conv, conv.weight), f"{conv.name}.weight")
         bias = "" if conv.bias is None else self.constant(conv.bias, f"{conv.name}.bias")
         return weight, bias
+
+    def convolution(
+        self, conv: FloatConv | FloatConv2d, layout: Layout, masked: bool, **attributes: Any
+    ) -> str:
+        """A convolution's output, given the attributes of the ONNX operator."""
+        data, parameters = self.operand(conv, layout, masked), self.parameters(conv)
+        return self.add("Conv", data, *filter(None, parameters), output=conv.name, **attributes)
 
     def arranged(self, conv: FloatConv | FloatConv2d, weight: Tensor) -> Tensor:
         """The weight with the axes that its ONNX operator wants; (in, out) for linear layers."""
@@ -222,11 +229,10 @@ class FloatWriter(GraphBuilder):
             first = {"channels": [], "rows": [nothing]}.get(layout, [size])
             return [*first, size]
 
-        value = self.add(
-            "Conv",
-            self.operand(conv, layout, masked=taps > 1 or conv.padding > 0),
-            *filter(None, self.parameters(conv)),
-            output=conv.name,
+        value = self.convolution(
+            conv,
+            layout,
+            masked=taps > 1 or conv.padding > 0,
             kernel_shape=axes(taps, 1),
             strides=axes(conv.stride, 1),
             dilations=axes(dilation, 1),

@@ -12,7 +12,10 @@ Two flavours, by the scheme's `unsigned_relu`:
   added (the zero point), since a convolution must read and write one type. What a convolution
   writes is rounded as well (see `zqlib.quantization.rounding`), or its float convolution would be
   taken. A summand has the step of its sum there, as in the program, if its range fits into 8 bits
-  then. Masks are on integers, and biases are int32, of the scale that ONNX Runtime asks for.
+  then. What a depthwise convolution of a Conformer hands to a Swish has 16 bits in the program, and
+  8 cost a point of WER (the book's ablation `gate-8`): these convolutions are `ConvInteger`, whose
+  int32 sums are scaled to floats. Masks are on integers, and biases are int32, of the scale that
+  ONNX Runtime asks for.
 * `s8s8`, for TensorRT's explicit quantization, by the rules in `zqlib.export.tensorrt_rules`: int8
   throughout, zero point 0, float biases. Nothing but Q and DQ reads int8, so masks and changes of
   layout are on floats between two pairs, which round the same twice. Convolutions have two axes,
@@ -23,9 +26,12 @@ Two flavours, by the scheme's `unsigned_relu`:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import onnx
 import torch
+from onnx import TensorProto
+from torch import Tensor
 
 from zqlib.errors import InputError
 from zqlib.export.onnx_float import FloatWriter, Layout
@@ -75,6 +81,7 @@ class _QdqWriter(FloatWriter):
         super().__init__(graph)
         self.scales, self.scheme = dict(scales), scheme
         self.levels = activation_levels(graph, scheme)
+        self._kept = self._kept_sums() if scheme.unsigned_relu else {}
         self.points = self._rounded() & self.levels.keys()
         if missing := sorted(self.points - scales.keys()):
             raise InputError(
@@ -97,7 +104,14 @@ class _QdqWriter(FloatWriter):
         if not self.scheme.unsigned_relu:
             branches = [[i for i in o.inputs if i in written] for o in activations]
             written = {name for names in branches for name in names[:-1]}
-        return written | {o.input for o in convolutions}
+        return written - set(self._kept.values()) | {o.input for o in convolutions}
+
+    def _kept_sums(self) -> dict[str, str]:
+        """Sums of convolutions that are read with more than 8 bits, to what would round them."""
+        activations = [o for o in self.graph.operators if isinstance(o, Activation)]
+        alone = {o.output: o for o in activations if len(o.inputs) == 1}
+        wide = {o.inputs[0] for o in alone.values() if o.bits is not None}
+        return {alone[name].inputs[0]: name for name in wide & alone.keys()}
 
     def _round_summands_as_their_sum(self) -> None:
         """What convolutions write only for a sum gets the sum's step if its own is finer."""
@@ -133,19 +147,10 @@ class _QdqWriter(FloatWriter):
 
     def parameters(self, conv: FloatConv | FloatConv2d) -> tuple[str, str]:
         """The dequantized weight and the bias."""
-        step = self.scales[conv.input]
-        flat = conv.weight.flatten(2)
-        quantized, bias_q, scale = quantize_weight(
-            flat, conv.bias, step, self.scheme, conv.weight_scale
-        )
-        arranged = self.arranged(conv, quantized.view_as(conv.weight))
+        stored, bias_q, scale = self._quantized(conv)
         weight_scale = self.constant(scale.float(), f"{conv.name}.weight.scale")
-        weight = self.add(
-            "DequantizeLinear",
-            self.constant(arranged, f"{conv.name}.weight"),
-            weight_scale,
-            axis=1 if conv.name in self.linear else 0,
-        )
+        axis = 1 if conv.name in self.linear else 0
+        weight = self.add("DequantizeLinear", stored, weight_scale, axis=axis)
         if conv.bias is None or bias_q is None:
             return weight, ""
         if conv.name in self.linear or not self.scheme.unsigned_relu:
@@ -154,6 +159,32 @@ class _QdqWriter(FloatWriter):
         bias_scale = self.add("Mul", weight_scale, self._step(conv.input)[0])
         stored = self.constant(bias_q, f"{conv.name}.bias")
         return weight, self.add("DequantizeLinear", stored, bias_scale, axis=0)
+
+    def convolution(
+        self, conv: FloatConv | FloatConv2d, layout: Layout, masked: bool, **attributes: Any
+    ) -> str:
+        """A convolution between dequantized tensors, or one whose sums are kept and scaled."""
+        if conv.output not in self._kept:
+            return super().convolution(conv, layout, masked, **attributes)
+        data, (_, zero) = self._integer(conv.input, layout, masked), self._step(conv.input)
+        stored, bias_q, scale = self._quantized(conv)
+        sums = self.add("ConvInteger", data, stored, zero, output=conv.name, **attributes)
+        channels = (-1, *[1] * (conv.weight.dim() - 2))
+        if bias_q is not None:
+            bias = self.constant(bias_q.view(channels), f"{conv.name}.bias")
+            sums = self.add("Add", sums, bias)
+        step = (self.scales[conv.input] * scale).float().view(channels)
+        real = self.cast(sums, TensorProto.FLOAT)
+        return self.add("Mul", real, self.constant(step, f"{conv.name}.scale"))
+
+    def _quantized(self, conv: FloatConv | FloatConv2d) -> tuple[str, Tensor | None, Tensor]:
+        """The stored weight int8, the bias int32 and the scale of each output channel."""
+        flat, step = conv.weight.flatten(2), self.scales[conv.input]
+        quantized, bias_q, scale = quantize_weight(
+            flat, conv.bias, step, self.scheme, conv.weight_scale
+        )
+        arranged = self.arranged(conv, quantized.view_as(conv.weight))
+        return self.constant(arranged, f"{conv.name}.weight"), bias_q, scale
 
     def _integer(self, name: str, layout: Layout, masked: bool) -> str:
         """The quantized tensor in a layout, with zeros beyond each length if `masked`."""
