@@ -2,8 +2,8 @@
 
 Runtimes that read Q/DQ run a convolution in integers if its output is 8-bit as well. An integer
 program keeps some accumulators: the branches of a residual sum, and what a Conformer's depthwise
-convolution hands to a Swish. They get an 8-bit tensor of their own here; where 8 bits are too few,
-before the Swish, `zqlib.export.onnx_qdq` does without it. A product of matrices may leave floats, so
+convolution hands to a Swish. They get an 8-bit tensor of their own here; before a Swish, where 8
+bits are too few, `zqlib.export.onnx_qdq` may do without. A product of matrices may leave floats, so
 linear layers need none.
 """
 
