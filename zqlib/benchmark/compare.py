@@ -61,12 +61,11 @@ def compare(
         InputError: a bad checkpoint, an engine that is missing, or too few processors.
         WorkerError: the process of an engine died.
     """
-    load = os.getloadavg()[0]  # before the benchmark itself is the load
     cases = plan.cases if cases is None else cases
     for case in cases:
         machine.choose_cpus(case.threads)
     systems = [parse_system(text) for text in plan.systems]
-    details = {"plan": plan.to_json(), "load": load, "engines": engine_versions(systems)}
+    details = {"plan": plan.to_json(), "engines": engine_versions(systems)}
     details = json.loads(json.dumps(details))  # as it is read back: tuples become lists
     model = source.load()
     digest = source.digest
@@ -76,7 +75,7 @@ def compare(
         write_files(model, systems, Path(folder))
         del model  # a large one would stand in the way of the engines
         for case in cases:
-            given = (plan, case, source, Path(folder), features[case], load, progress)
+            given = (plan, case, source, Path(folder), features[case], progress)
             yield [
                 BenchmarkRecord(
                     profile=profile,
@@ -117,7 +116,6 @@ def _case(
     source: Source,
     folder: Path,
     features: tuple[Tensor, Tensor],
-    load: float,
     progress: bool,
 ) -> Iterator[dict[str, Any]]:
     """What each system's record says of one case."""
@@ -130,12 +128,13 @@ def _case(
             stack.enter_context(Worker(Inputs(system, source, file, case.threads, *arrays), cpus))
             for system, file in files.items()
         ]
-        processes = [worker.process_id for worker in workers]
+        processes = [os.getpid(), *(worker.process_id for worker in workers)]
+        every_cpu = sorted(os.sched_getaffinity(0))  # what runs on others takes memory's bandwidth
         title = f"{source.name}, batch {case.batch}, {case.audio_s:g} s, {case.threads} threads"
         with tqdm(desc=title, unit="turn", disable=not progress) as bar:
-            before = CpuTimes.read(cpus, processes)
+            before = CpuTimes.read(every_cpu, processes)
             rounds = dict(zip(systems, measure_rounds(workers, plan, bar), strict=True))
-            after = CpuTimes.read(cpus, processes)
+            after = CpuTimes.read(every_cpu, processes)
         taken = after.others_pct(before), after.stolen_pct(before)
         baseline = parse_system(plan.baseline)
         expected = workers[systems.index(baseline)].loaded.tokens
@@ -158,7 +157,7 @@ def _case(
                 "load_ms": worker.loaded.load_ms,
                 "layers": worker.layers(),
                 "agreement_pct": 100 * float((tokens == expected).mean()),
-                "busy": busy_reasons(*taken, load, latency.p90 / latency.median),
+                "busy": busy_reasons(*taken, latency.p90 / latency.median),
                 "others_pct": taken[0],
                 "stolen_pct": taken[1],
             }

@@ -13,7 +13,6 @@ _PROC = Path("/proc")
 _OTHERS_PCT = 5.0
 _STEAL_PCT = 2.0
 _SPREAD = 1.2
-_LOAD = 0.5
 
 
 def choose_cpus(threads: int) -> tuple[int, ...]:
@@ -98,23 +97,18 @@ class CpuTimes:
         return 100 * (self.stolen - earlier.stolen) / max(self.total - earlier.total, 1e-9)
 
 
-def busy_reasons(
-    others_pct: float, stolen_pct: float, load: float, spread: float
-) -> tuple[str, ...]:
+def busy_reasons(others_pct: float, stolen_pct: float, spread: float) -> tuple[str, ...]:
     """Why a measurement is not to be trusted fully; nothing on a quiet machine.
 
     Args:
         others_pct, stolen_pct: see `CpuTimes`.
-        load: processes that wanted to run, on average over the minute before the benchmark.
         spread: the 90 % quantile of the latency over its median.
     """
     reasons = []
     if others_pct > _OTHERS_PCT:
-        reasons.append(f"others took {others_pct:.0f} % of its processors")
+        reasons.append(f"others took {others_pct:.0f} % of the processors")
     if stolen_pct > _STEAL_PCT:
-        reasons.append(f"the hypervisor took {stolen_pct:.0f} % of its processors")
-    if load > _LOAD:
-        reasons.append(f"the load was {load:.1f} before it began")
+        reasons.append(f"the hypervisor took {stolen_pct:.0f} % of the processors")
     if spread > _SPREAD:
         reasons.append(f"p90 is {spread:.2f} times the median")
     return tuple(reasons)

@@ -34,8 +34,8 @@ class BenchmarkRecord(StoredRecord):
         agreement_pct: frames whose best class is the baseline's. A check that the engine computes
             the model, on noise and with ranges from noise: no accuracy.
         busy: what disturbed the measurement; nothing on a quiet machine.
-        others_pct, stolen_pct: share of its processors that other processes and the hypervisor
-            took meanwhile.
+        others_pct, stolen_pct: share of the processors that other processes and the
+            hypervisor took meanwhile.
         caveats: what a reader must know.
         device, commit, provenance: where, of which source, with which versions.
     """
