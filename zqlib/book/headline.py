@@ -78,6 +78,38 @@ def _headline_table(root: Path, evidence: Evidence) -> str:
     return markdown_table(header, rows)
 
 
+def _speed_table(root: Path, evidence: Evidence) -> str:
+    """Our kernels beside the float baseline and the fastest INT8 peer, one utterance of 10 s."""
+    cases: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for record in evidence.benchmarks:
+        if (record["batch"], record["audio_s"]) == (1, 10):
+            cases.setdefault((record["model"], record["threads"]), []).append(record)
+    rows = []
+    for (model, threads), timed in sorted(cases.items()):
+        integers = sorted(
+            (r for r in timed if r["precision"] == "int8"), key=lambda r: float(r["latency_ms"])
+        )
+        ours = [r for r in integers if r["engine"] == "cpu"]
+        peers = [r for r in integers if r["engine"] != "cpu"]
+        baseline = [r for r in timed if f"{r['engine']}:{r['precision']}" == r["baseline"]]
+        for own, peer, base in zip(ours, peers[:1], baseline, strict=True):
+            low, high = own["ratio_ci95"]
+            rows.append((
+                model, str(threads),
+                f"{base['latency_ms']:.1f}",
+                f"{peer['latency_ms']:.1f} ({peer['engine']})",
+                f"{own['latency_ms']:.1f}",
+                f"{own['ratio']:.2f} [{low:.2f}, {high:.2f}]",
+                f"{peer['latency_ms'] / own['latency_ms']:.2f}",
+            ))  # fmt: skip
+    against = (
+        evidence.benchmarks[0]["baseline"].replace(":", " ") if evidence.benchmarks else "float"
+    )
+    header = ("Model", "Threads", f"{against}, ms", "Fastest INT8 peer, ms", "Ours, ms",
+              f"Times {against} [95 %]", "Times the peer")  # fmt: skip
+    return markdown_table(header, rows)
+
+
 def _draw(records: list[Record], path: Path) -> None:
     """Points above float with intervals, one row per model: readable on white and on black."""
     import matplotlib
@@ -116,4 +148,5 @@ def _draw(records: list[Record], path: Path) -> None:
 _TABLES: Mapping[str, Callable[[Path, Evidence], str]] = {
     "claims": claims_table,
     "headline": _headline_table,
+    "speed": _speed_table,
 }
