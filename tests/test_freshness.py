@@ -65,6 +65,8 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], Status]] = {
                  Status("stale", ("zqlib.audio changed",))),
     "a source of old": (lambda root: edit_note(root, "sources", "zqlib.gone", "0"),
                         Status("stale", ("zqlib.gone changed",))),
+    "no such package here": (lambda root: edit_note(root, "environment", "triton-of-mars", "3.7"),
+                             Status("fresh", (), ("package triton-of-mars",))),
     "a package": (lambda root: edit_note(root, "environment", "jiwer", "0.1"),
                   Status("stale", ("jiwer 0.1 -> 4.0.0",))),
     "a part of the data": (lambda root: note_page(root, splits=["test"]),

@@ -47,7 +47,7 @@ class Status:
     Attributes:
         state: `fresh`, `stale`, or `missing`: never run, or not noted from what.
         reasons: what has changed.
-        unchecked: inputs that are not on this machine.
+        unchecked: inputs and packages that are not on this machine.
     """
 
     state: Literal["fresh", "stale", "missing"]
@@ -172,7 +172,9 @@ def status(root: Path, profile: str, name: str, made: Mapping[str, Any]) -> Stat
         reasons = [
             reason for part, now in made.items() for reason in _differences(part, then[part], now)
         ]
-        unchecked = tuple(sorted(then["inputs"].keys() - made["inputs"].keys()))
+        packages = sorted(then["environment"].keys() - made["environment"].keys())
+        absent = sorted(then["inputs"].keys() - made["inputs"].keys())
+        unchecked = (*absent, *(f"package {name}" for name in packages))
     except (InputError, KeyError, TypeError, ValueError, AttributeError):
         return Status("missing")
     if not page(folder, name).is_file():
@@ -186,8 +188,10 @@ def _differences(part: str, then: Any, now: Any) -> list[str]:
     """What to say of one part of what a page was made from."""
     if part in ("code", "parameters", "profile"):
         return [] if then == now else [f"{part} changed"]
-    common = then.keys() & now.keys() if part == "inputs" else then.keys() | now.keys()
-    changed = sorted(name for name in common if then.get(name) != now.get(name))
+    # what was there and is not here cannot be checked: data, or an optional package
+    here = {"inputs": then.keys() & now.keys(), "environment": now.keys()}
+    names = here.get(part, then.keys() | now.keys())
+    changed = sorted(name for name in names if then.get(name) != now.get(name))
     if part == "environment":
         return [f"{name} {then.get(name)} -> {now.get(name)}" for name in changed]
     return [f"{name} changed" for name in changed]
