@@ -25,22 +25,28 @@ FLOATING = re.compile(
 )
 
 
-def floating_point(binary: Path) -> Iterator[str]:
+# The same of AArch64: `fmov` moves, and the `bf` that are not listed are of bit fields.
+FLOATING_AARCH64 = re.compile(r"f(?!mov)\w+|[su]cvtf|bf(dot|ml|mm|cvt)\w*")
+
+
+def floating_point(
+    binary: Path, objdump: str = "objdump", floating: re.Pattern[str] = FLOATING
+) -> Iterator[str]:
     """Instructions of a binary that compute in floating point."""
-    command = ["objdump", "--disassemble", "--no-show-raw-insn", str(binary)]
+    command = [objdump, "--disassemble", "--no-show-raw-insn", str(binary)]
     listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for line in listing.splitlines():
         parts = line.split("\t")
         if len(parts) < 2:
             continue
         words = [w for w in parts[1].split() if w not in ("rep", "repz", "repnz", "lock", "bnd")]
-        if words and FLOATING.fullmatch(words[0]):
+        if words and floating.fullmatch(words[0]):
             yield line
 
 
-def compiled(source: str, folder: Path, *flags: str) -> Path:
+def compiled(source: str, folder: Path, *flags: str, compiler: str = "cc") -> Path:
     (folder / "a.c").write_text(source)
-    command = ["cc", "-O2", *flags, "-shared", "-fPIC", str(folder / "a.c"), "-o"]
+    command = [compiler, "-O2", *flags, "-shared", "-fPIC", str(folder / "a.c"), "-o"]
     subprocess.run([*command, str(folder / "a.so")], check=True)
     return folder / "a.so"
 

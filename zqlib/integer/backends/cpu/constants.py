@@ -48,7 +48,7 @@ class Constants:
     Attributes:
         program: whose they are.
         jobs: of the program.
-        lanes, panel_width: of the instruction set.
+        lanes, panel_width, offset: of the instruction set.
         images: the tensors that are held with planes side by side.
         arrays: by the operator's name and theirs.
         fits_int32: names of the requantizations and attentions whose 64-bit results fit int32.
@@ -58,6 +58,7 @@ class Constants:
     jobs: Sequence[Job]
     lanes: int
     panel_width: int
+    offset: int
     images: dict[str, Image] = field(init=False)
     arrays: dict[tuple[str, str], Array] = field(default_factory=dict)
     fits_int32: set[str] = field(default_factory=set)
@@ -137,7 +138,8 @@ class Constants:
                 yield "distance_bias", operator.distance_bias.contiguous().numpy()
 
     def _bias(self, conv: Conv1d | Conv2d) -> Array:
-        return pack_bias(conv.bias, conv.weight, zero_byte(self.program.tensors[conv.input]))
+        zero = zero_byte(self.program.tensors[conv.input])
+        return pack_bias(conv.bias, conv.weight, zero - self.offset)
 
     def _fits_int32(self, operator: Requantize, bounds: Mapping[str, Tensor]) -> bool:
         largest = torch.zeros(self.program.tensors[operator.output].channels, dtype=torch.int64)

@@ -24,7 +24,7 @@ from zqlib.integer.reference import ProgramOutput
 
 __all__ = ["INSTRUCTION_SETS", "Executor"]
 
-INSTRUCTION_SETS = ("avx512_vnni", "avx2", "portable")
+INSTRUCTION_SETS = ("avx512_vnni", "avx2", "neon_dot", "portable")
 """Best first."""
 
 _MOST_PLANS = 16  # kept for shapes that come again
@@ -87,6 +87,7 @@ class Executor:
             jobs,
             kernels.lanes(self.instruction_set),
             kernels.panel_width(self.instruction_set),
+            kernels.offset(self.instruction_set),
         )
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._base = 0

@@ -19,19 +19,22 @@ from pathlib import Path
 from zqlib.errors import InputError
 from zqlib.files import atomic_output, user_cache
 
-__all__ = ["Library", "library", "library_path"]
+__all__ = ["Library", "compiled", "library", "library_path"]
 
 _KERNELS = Path(__file__).parent / "kernels"
 # Sums wrap modulo 2^32, as those of the vector instructions do.
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fwrapv", "-pthread")
-_SOURCES: dict[str, tuple[str, ...]] = {"library.cpp": (), "team.cpp": (), "portable.cpp": ()}
 _VNNI = ("f", "bw", "dq", "vl", "vnni")
-if platform.machine() in ("x86_64", "AMD64"):
-    _SOURCES["avx2.cpp"] = ("-mavx2",)
-    _SOURCES["avx512_vnni.cpp"] = (
-        *(f"-mavx512{part}" for part in _VNNI),
-        "-mprefer-vector-width=512",
-    )
+_X86_64 = {
+    "avx2.cpp": ("-mavx2",),
+    "avx512_vnni.cpp": (*(f"-mavx512{part}" for part in _VNNI), "-mprefer-vector-width=512"),
+}
+_SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": _X86_64,
+    "AMD64": _X86_64,
+    "aarch64": {"neon_dot.cpp": ("-march=armv8.2-a+dotprod",)},
+}
+"""With the flags of their own, by the name that Python has for a machine."""
 
 
 class Library:
@@ -40,8 +43,10 @@ class Library:
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
         self._lanes, self._panel_width = loaded.zq_lanes, loaded.zq_panel_width
+        self._offset = loaded.zq_offset
         self._scratch_bytes, self._run = loaded.zq_scratch_bytes, loaded.zq_run
-        self._lanes.argtypes = self._panel_width.argtypes = [ctypes.c_char_p]
+        for property_ in (self._lanes, self._panel_width, self._offset):
+            property_.argtypes = [ctypes.c_char_p]
         self._scratch_bytes.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
         self._scratch_bytes.restype = ctypes.c_int64
         self._run.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int]
@@ -54,6 +59,10 @@ class Library:
     def panel_width(self, instruction_set: str) -> int:
         """Output channels of a panel of weights."""
         return int(self._panel_width(instruction_set.encode()))
+
+    def offset(self, instruction_set: str) -> int:
+        """What its dot product takes off every byte of activations."""
+        return int(self._offset(instruction_set.encode()))
 
     def scratch_bytes(self, instruction_set: str, step: int, threads: int) -> int:
         """Memory that the step at an address needs besides its tensors."""
@@ -71,10 +80,7 @@ def library() -> Library:
     Raises:
         InputError: there is no C++ compiler, it fails, or the cache cannot be written.
     """
-    path = library_path()
-    if not path.is_file():
-        with atomic_output(path) as temporary:
-            _compile(temporary)
+    path = compiled()
     try:
         return Library(path)
     except OSError as error:
@@ -83,9 +89,18 @@ def library() -> Library:
         ) from error
 
 
+def compiled() -> Path:
+    """The library's file, made if need be; see `library`."""
+    path = library_path()
+    if not path.is_file():
+        with atomic_output(path) as temporary:
+            _compile(temporary)
+    return path
+
+
 def library_path() -> Path:
     """Where the library of these sources lies, or will lie."""
-    digest = hashlib.sha256(repr((_compiler(), _FLAGS, _SOURCES, platform.machine())).encode())
+    digest = hashlib.sha256(repr((_compiler(), _FLAGS, _sources(), platform.machine())).encode())
     for path in sorted(_KERNELS.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())
     return user_cache("kernels") / f"{digest.hexdigest()[:16]}.so"
@@ -95,12 +110,18 @@ def _compiler() -> list[str]:
     return shlex.split(os.environ.get("CXX") or "c++")
 
 
+def _sources() -> dict[str, tuple[str, ...]]:
+    """What is compiled for this machine, with flags."""
+    common = dict.fromkeys(("library.cpp", "team.cpp", "portable.cpp"), ())
+    return common | _SOURCES.get(platform.machine(), {})
+
+
 def _compile(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        objects = {Path(folder, f"{name}.o"): name for name in _SOURCES}
+        objects = {Path(folder, f"{name}.o"): (name, flags) for name, flags in _sources().items()}
         _call(
-            [*_compiler(), *_FLAGS, *_SOURCES[name], "-c", str(_KERNELS / name), "-o", str(path)]
-            for path, name in objects.items()
+            [*_compiler(), *_FLAGS, *flags, "-c", str(_KERNELS / name), "-o", str(path)]
+            for path, (name, flags) in objects.items()
         )
         link = [*_compiler(), "-shared", "-pthread", *map(str, objects), "-o", str(target)]
         _call([link])

@@ -24,7 +24,7 @@ struct Workspace {
   int8_t* values = take<int8_t>(panels(size) * packed(frames));
   int32_t* key_bias = take<int32_t>(score_pitch);
   int32_t* position_bias = take<int32_t>(distance_pitch);
-  int32_t* no_bias = take<int32_t>(width);
+  int32_t* value_bias = take<int32_t>(panels(size) * width);
   int32_t* scores = take<int32_t>(V::rows * score_pitch);
   int32_t* distances = take<int32_t>(V::rows * distance_pitch);
   int64_t* powers = take<int64_t>(frames);
@@ -90,15 +90,28 @@ void pack_rows(const uint8_t* from, int64_t depth, int64_t columns, int64_t stri
   for (int8_t* byte = begin; byte < to; ++byte) *byte = int8_t(*byte ^ 0x80);
 }
 
-// The product of a row of biases with every packed column, and of -128, the bytes' offset.
+// The product of a row of biases with every packed column, and of -128, the bytes' offset, as far as
+// dot does not take it off.
+template <class V>
 void fold_bias(const int32_t* bias, const uint8_t* from, int64_t size, int64_t columns,
-                      int64_t column_stride, int32_t* to) {
+               int64_t column_stride, int32_t* to) {
   for (int64_t c = 0; c < columns; ++c) {
     uint32_t sum = 0;
     for (int64_t k = 0; k < size; ++k) {
-      sum += uint32_t(bias[k] - 128) * uint32_t(from[c * column_stride + k] - 128);
+      sum += uint32_t(bias[k] - 128 + V::offset) * uint32_t(from[c * column_stride + k] - 128);
     }
     to[c] = int32_t(sum);
+  }
+}
+
+// What dot takes off the product of unsigned bytes with every packed column.
+template <class V>
+void fold_offset(const int8_t* packed, int64_t bytes, int64_t panels, int32_t* to) {
+  constexpr int width = panel_width<V>;
+  std::memset(to, 0, panels * width * 4);
+  if (V::offset == 0) return;
+  for (int64_t panel = 0; panel < panels; ++panel, to += width) {
+    for (int64_t i = 0; i < bytes; ++i, ++packed) to[i / 4 % width] += V::offset * *packed;
   }
 }
 
@@ -110,9 +123,10 @@ void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w
   pack_columns<V>(a.key + start, size, n, a.channels, w.keys);
   pack_columns<V>(position, size, 2 * n - 1, a.channels, w.positions);
   pack_rows<V>(a.value + start, n, size, a.channels, w.values);
-  fold_bias(a.content_bias + head * size, a.key + start, size, n, a.channels, w.key_bias);
-  fold_bias(a.distance_bias + head * size, position, size, 2 * n - 1, a.channels, w.position_bias);
-  std::memset(w.no_bias, 0, width * 4);
+  fold_bias<V>(a.content_bias + head * size, a.key + start, size, n, a.channels, w.key_bias);
+  fold_bias<V>(a.distance_bias + head * size, position, size, 2 * n - 1, a.channels,
+               w.position_bias);
+  fold_offset<V>(w.values, w.packed(n), w.panels(size), w.value_bias);
   std::memset(w.weights, 0, V::rows * w.weight_bytes);
 
   for (int64_t i = 0; i < n; i += V::rows) {
@@ -138,7 +152,7 @@ void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w
       alignas(64) int32_t tile[V::rows * width];
       const int8_t* panel = w.values + column / width * weights.panel_bytes(width);
       const int64_t columns = size - column < width ? size - column : width;
-      multiply<V>(rows, columns, weights, panel, w.no_bias, tile, width);
+      multiply<V>(rows, columns, weights, panel, w.value_bias + column, tile, width);
       for (int r = 0; r < rows; ++r) {
         divide_by_total(totals[r], columns, tile + r * width);
         std::memcpy(a.out + start + (i + r) * a.channels + column, tile + r * width, 4 * columns);

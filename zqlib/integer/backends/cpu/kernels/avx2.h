@@ -13,6 +13,7 @@ struct Avx2 {
   static constexpr int lanes = 8;
   static constexpr int rows = 4;    // with two columns: 8 of 16 registers
   static constexpr int blocks = 1;
+  static constexpr int offset = 0;
 
   using Int = __m256i;
   struct Bytes { __m256i even, odd; };
@@ -47,7 +48,6 @@ struct Avx2 {
     return split(_mm256_set1_epi32(four));
   }
 
-  static Int zero() { return _mm256_setzero_si256(); }
   static Int fill(int32_t x) { return _mm256_set1_epi32(x); }
   static Int add(Int x, Int y) { return _mm256_add_epi32(x, y); }
 

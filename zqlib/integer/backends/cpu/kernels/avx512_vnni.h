@@ -12,6 +12,7 @@ struct Avx512Vnni {
   static constexpr int lanes = 16;
   static constexpr int rows = 14;   // with two columns: 28 of 32 registers
   static constexpr int blocks = 6;  // times four phases: 24 of 32 registers
+  static constexpr int offset = 0;
 
   using Int = __m512i;
   using Bytes = __m512i;
@@ -36,7 +37,6 @@ struct Avx512Vnni {
     return _mm512_set1_epi32(four);
   }
 
-  static Int zero() { return _mm512_setzero_si512(); }
   static Int fill(int32_t x) { return _mm512_set1_epi32(x); }
   static Int dot(Int sum, Bytes x, Weights w) { return _mm512_dpbusd_epi32(sum, x, w); }
   static Int add(Int x, Int y) { return _mm512_add_epi32(x, y); }

@@ -7,7 +7,7 @@
 namespace zq {
 
 struct InstructionSet {
-  int lanes, panel_width;
+  int lanes, panel_width, offset;
   void (*run)(const Step& step, const Worker& worker);
   int64_t (*scratch_bytes)(const Step& step, int threads);
 };
@@ -16,6 +16,8 @@ extern const InstructionSet portable;
 #if defined(__x86_64__)
 extern const InstructionSet avx2;
 extern const InstructionSet avx512_vnni;
+#elif defined(__aarch64__) && defined(__linux__)
+extern const InstructionSet neon_dot;
 #endif
 
 }  // namespace zq

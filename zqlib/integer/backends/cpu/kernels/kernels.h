@@ -50,7 +50,8 @@ void run_step(const Step& step, const Worker& worker) {
 }
 
 template <class V>
-constexpr InstructionSet kernels_of = {V::lanes, panel_width<V>, run_step<V>, scratch_of<V>};
+constexpr InstructionSet kernels_of = {V::lanes, panel_width<V>, V::offset, run_step<V>,
+                                       scratch_of<V>};
 
 }  // namespace
 }  // namespace zq

@@ -9,6 +9,10 @@
 
 #include "instruction_set.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace {
 
 using namespace zq;
@@ -24,6 +28,9 @@ const InstructionSet* find(const char* name) {
                         __builtin_cpu_supports("avx512vnni");
   if (has_avx2 && !std::strcmp(name, "avx2")) return &avx2;
   if (has_vnni && !std::strcmp(name, "avx512_vnni")) return &avx512_vnni;
+#elif defined(__aarch64__) && defined(__linux__)
+  const bool has_dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+  if (has_dot && !std::strcmp(name, "neon_dot")) return &neon_dot;
 #endif
   return nullptr;
 }
@@ -39,6 +46,8 @@ int zq_lanes(const char* instruction_set) {
 }
 
 int zq_panel_width(const char* instruction_set) { return find(instruction_set)->panel_width; }
+
+int zq_offset(const char* instruction_set) { return find(instruction_set)->offset; }
 
 int64_t zq_scratch_bytes(const char* instruction_set, const Step* step, int threads) {
   return find(instruction_set)->scratch_bytes(*step, threads);

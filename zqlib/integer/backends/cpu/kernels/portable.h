@@ -1,5 +1,5 @@
 // Four lanes in plain C++: what every processor can do. The other instruction sets offer the same
-// names, see avx2.h and avx512.h.
+// names, see avx2.h.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +11,7 @@ struct Portable {
   static constexpr int lanes = 4;
   static constexpr int rows = 4;    // of a tile of a matrix product
   static constexpr int blocks = 2;  // of four frames of a depthwise convolution
+  static constexpr int offset = 0;  // that dot takes off every byte
 
   struct Int { int32_t lane[lanes]; };
   struct Bytes { uint8_t lane[lanes][4]; };
@@ -27,8 +28,6 @@ struct Portable {
     for (auto& lane : result.lane) std::memcpy(lane, from, 4);
     return result;
   }
-
-  static Int zero() { return {}; }
 
   static Int fill(int32_t x) {
     Int result;
