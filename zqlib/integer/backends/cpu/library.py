@@ -27,6 +27,7 @@ _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fwrapv", "-pthread")
 _VNNI = ("f", "bw", "dq", "vl", "vnni")
 _X86_64 = {
     "avx2.cpp": ("-mavx2",),
+    "avx_vnni.cpp": ("-mavx2", "-mavxvnni"),
     "avx512_vnni.cpp": (*(f"-mavx512{part}" for part in _VNNI), "-mprefer-vector-width=512"),
 }
 _SOURCES: dict[str, dict[str, tuple[str, ...]]] = {

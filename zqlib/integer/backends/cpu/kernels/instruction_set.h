@@ -15,6 +15,7 @@ struct InstructionSet {
 extern const InstructionSet portable;
 #if defined(__x86_64__)
 extern const InstructionSet avx2;
+extern const InstructionSet avx_vnni;
 extern const InstructionSet avx512_vnni;
 #elif defined(__aarch64__) && defined(__linux__)
 extern const InstructionSet neon_dot;

@@ -9,7 +9,9 @@
 
 #include "instruction_set.h"
 
-#if defined(__aarch64__) && defined(__linux__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
 
@@ -26,7 +28,11 @@ const InstructionSet* find(const char* name) {
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni");
+  unsigned eax = 0, ebx, ecx, edx;  // not every compiler knows a name for AVX-VNNI
+  const bool has_avx_vnni =
+      has_avx2 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 4);
   if (has_avx2 && !std::strcmp(name, "avx2")) return &avx2;
+  if (has_avx_vnni && !std::strcmp(name, "avx_vnni")) return &avx_vnni;
   if (has_vnni && !std::strcmp(name, "avx512_vnni")) return &avx512_vnni;
 #elif defined(__aarch64__) && defined(__linux__)
   const bool has_dot = getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
