@@ -102,14 +102,18 @@ def frame_agreement_pct(
     return 100 * same / frames
 
 
-def load_quantized(path: Path) -> QuantizedModel:
+def load_quantized(path: Path, lazy: bool = False) -> QuantizedModel:
     """Read a `.zq` file.
+
+    Args:
+        path: the file.
+        lazy: keep no weights in memory, for an engine that keeps them in a form of its own.
 
     Raises:
         InputError: the file is not a complete, unaltered program (see `load_program`), or lacks a
             sound description of its front-end or labels.
     """
-    program, metadata, extra = load_program(path)
+    program, metadata, extra = load_program(path, lazy)
     try:
         model = QuantizedModel(
             name=metadata["name"],

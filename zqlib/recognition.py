@@ -142,7 +142,8 @@ def load_recogniser(
     if path.suffix == ".zq":
         if engine == "float":
             raise InputError(f"{path} is an integer program; give the .nemo file for float.")
-        return IntegerRecogniser(load_quantized(path), cast(Engine, engine or "reference"), threads)
+        model = load_quantized(path, lazy=engine == "cpu")
+        return IntegerRecogniser(model, cast(Engine, engine or "reference"), threads)
     raise InputError(f"{path} is neither a .nemo checkpoint nor a .zq program.")
 
 

@@ -206,6 +206,26 @@ def test_foreign_file_is_refused(kind: str, tmp_path: Path) -> None:
     sentence(error, path)
 
 
+def test_a_lazy_program_reads_its_weights_anew(saved: Path) -> None:
+    lazy, metadata, extra = load_program(saved, lazy=True)
+    eager, *others = load_program(saved)
+    assert metadata == others[0] and torch.equal(extra["filters"], others[1]["filters"])
+    first, second = (next(iter(lazy.operators)).weight for _ in range(2))
+    assert first is not second and torch.equal(first, second)
+    for _ in range(2):
+        assert torch.equal(results(lazy), results(eager))
+
+
+def test_no_room_to_unpack_is_said(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zqlib.integer.stored._unpack", full)
+    with pytest.raises(InputError, match="temporary folder .*No space left.*TMPDIR") as error:
+        load_program(saved)
+    sentence(error, saved)
+
+
 def tampered(
     saved: Path, path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], object]
 ) -> Path:

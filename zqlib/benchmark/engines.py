@@ -201,7 +201,7 @@ class _Program:
     def __init__(self, inputs: Inputs) -> None:
         assert inputs.file
         self.recogniser = recognition.IntegerRecogniser(
-            load_quantized(inputs.file),
+            load_quantized(inputs.file, lazy=inputs.system.engine == "cpu"),
             cast(recognition.Engine, inputs.system.engine),
             inputs.threads,
         )

@@ -12,7 +12,7 @@ Building a `Program` checks it: types, shapes in channels and in frames, and the
 accumulator can overflow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,6 +37,7 @@ __all__ = [
     "Argmax",
     "Conv1d",
     "Operator",
+    "Outline",
     "Program",
     "Requantize",
     "TensorType",
@@ -46,8 +47,9 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
-    """A checked list of operators.
+class Outline:
+    """A list of operators; their weights may be on torch's device `meta`, of which only types and
+    shapes are known.
 
     Attributes:
         tensors: the type of every tensor by name.
@@ -55,17 +57,23 @@ class Program:
         input: name of the quantized features.
         logits: name of the int32 logits, on one scale common to all classes.
         tokens: name of the token ids.
+    """
+
+    tensors: Mapping[str, TensorType]
+    operators: Iterable[Operator]
+    input: str
+    logits: str
+    tokens: str
+
+
+@dataclass(frozen=True, eq=False)
+class Program(Outline):
+    """A checked list of operators, with their weights.
 
     Raises:
         LoweringError: the program reads a tensor before it is written, names two operators alike,
             mixes shapes or types, or has a layer whose accumulator could exceed int32.
     """
-
-    tensors: Mapping[str, TensorType]
-    operators: tuple[Operator, ...]
-    input: str
-    logits: str
-    tokens: str
 
     def __post_init__(self) -> None:
         written = {self.input: _Frames()}
@@ -106,6 +114,16 @@ class Program:
             require(not written[name].distances, name, "logits and tokens belong to frames")
             require(self.tensors[name].dtype == torch.int32, name, "logits and tokens are int32")
         require(self.tensors[self.tokens].channels == 1, self.tokens, "tokens have one channel")
+
+    def outline(self) -> Outline:
+        """The same without the weights, for a backend that has packed them."""
+        operators = tuple(
+            replace(operator, weight=operator.weight.to("meta"))
+            if isinstance(operator, Conv1d | Conv2d)
+            else operator
+            for operator in self.operators
+        )
+        return Outline(self.tensors, operators, self.input, self.logits, self.tokens)
 
     def _check_conv(self, conv: Conv1d) -> None:
         source, target = self.tensors[conv.input], self.tensors[conv.output]

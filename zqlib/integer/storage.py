@@ -11,13 +11,14 @@ uniform and requantization constants repeat: it takes 14 to 17 % off the real mo
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from zqlib.errors import InputError, ZqError
@@ -33,13 +34,11 @@ from zqlib.integer.program import (
     TensorType,
     Term,
 )
+from zqlib.integer.stored import GZIP, StoredTensors
 
 __all__ = ["FORMAT_VERSION", "load_program", "pack_bits", "save_program", "unpack_bits"]
 
 FORMAT_VERSION = 4
-_GZIP = 31  # zlib's `wbits` for gzip, whose header then holds no name and no time
-_PIECE = 1 << 16
-_MAX_BYTES_OF_TINY, _MAX_EXPANSION = 64 << 20, 20  # beyond, a file is not one of ours
 _DTYPES = {"int8": torch.int8, "uint8": torch.uint8, "int32": torch.int32}
 
 
@@ -77,7 +76,7 @@ def save_program(
     }
     with atomic_output(path) as temporary:
         content = save(tensors, {"zq": json.dumps(header, sort_keys=True)})
-        temporary.write_bytes(zlib.compress(content, wbits=_GZIP))
+        temporary.write_bytes(zlib.compress(content, wbits=GZIP))
 
 
 def _describe(operator: Operator, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -126,8 +125,15 @@ def _digest(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> st
     return digest.hexdigest()
 
 
-def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]]:
+def load_program(
+    path: Path, lazy: bool = False
+) -> tuple[Program, dict[str, Any], dict[str, Tensor]]:
     """Read a program and check it as if it were built anew.
+
+    Args:
+        path: the file.
+        lazy: keep no weights in memory: they are read anew by whoever walks through the operators,
+            from a copy of the file.
 
     Returns:
         The program, its metadata and its extra tensors.
@@ -139,19 +145,19 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
     if not path.is_file():
         raise InputError(f"The program {path} does not exist; make it with `zq quantize`.")
     try:
-        content = _read(path)
-        tensors = load(content)
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        del content  # `tensors` has a copy
-    except (SafetensorError, OSError, ValueError, zlib.error) as error:
+        tensors = StoredTensors(path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be unpacked to the temporary folder ({error}); set TMPDIR to another."
+        ) from error
+    except (SafetensorError, ValueError, zlib.error) as error:
         raise InputError(
             f"{path} is not a complete .zq file ({error}); make it again with `zq quantize`."
         ) from error
-    metadata = metadata.get("__metadata__", {})
-    if "zq" not in metadata:
+    if "zq" not in tensors.metadata:
         raise InputError(f"{path} is a safetensors file but not a .zq program; give another file.")
     try:
-        header = json.loads(metadata["zq"])
+        header = json.loads(tensors.metadata["zq"])
         version, description = header["version"], header["program"]
         intact = header["sha256"] == _digest(description, tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
@@ -166,18 +172,18 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
     if not intact:
         raise InputError(f"{path} does not match its checksum; make it again with `zq quantize`.")
     try:
+        stored = _StoredOperators(description["operators"], tensors)
         program = Program(
             tensors={
                 name: TensorType(channels, _DTYPES[dtype], low, high)
                 for name, (channels, dtype, low, high) in description["tensors"].items()
             },
-            operators=tuple(_rebuild(entry, tensors) for entry in description["operators"]),
+            operators=stored if lazy else tuple(stored),
             input=description["input"],
             logits=description["logits"],
             tokens=description["tokens"],
         )
-        extra = {k.removeprefix("extra."): v for k, v in tensors.items() if k.startswith("extra.")}
-        return program, dict(description["metadata"]), extra
+        return program, dict(description["metadata"]), _with_prefix("extra.", tensors)
     except (
         KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, ZqError
     ) as error:  # fmt: skip
@@ -186,26 +192,20 @@ def load_program(path: Path) -> tuple[Program, dict[str, Any], dict[str, Tensor]
         ) from error
 
 
-def _read(path: Path) -> bytes:
-    """What a file holds once it is unpacked; piece by piece, to never have both in memory."""
-    unpacker = zlib.decompressobj(wbits=_GZIP)
-    room = _MAX_BYTES_OF_TINY + _MAX_EXPANSION * path.stat().st_size
-    pieces = []
-    with path.open("rb") as stream:
-        while room >= 0 and (packed := stream.read(_PIECE)):
-            pieces.append(unpacker.decompress(packed))
-            room -= len(pieces[-1])
-    if room < 0 or not unpacker.eof or unpacker.unused_data:
-        raise ValueError("it does not end where it should")
-    return b"".join(pieces)
+@dataclass(frozen=True)
+class _StoredOperators(Iterable[Operator]):
+    entries: Sequence[dict[str, Any]]
+    tensors: Mapping[str, Tensor]
+
+    def __iter__(self) -> Iterator[Operator]:
+        return (_rebuild(entry, self.tensors) for entry in self.entries)
 
 
-def _rebuild(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Operator:
-    """An operator; its packed weights are taken out of `tensors`, to hold one copy of them."""
+def _rebuild(entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> Operator:
     entry = dict(entry)
     kind, name = entry.pop("op"), entry["name"]
     if kind == "conv1d":
-        weight = unpack_weight(entry, tensors.pop(f"{name}.weight"), axes=3)
+        weight = unpack_weight(entry, tensors[f"{name}.weight"], axes=3)
         return Conv1d(weight=weight, bias=tensors.get(f"{name}.bias"), **entry)
     if kind == "requantize":
         terms = tuple(
@@ -215,6 +215,8 @@ def _rebuild(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Operator:
         return Requantize(name, terms, entry["output"])
     if kind == "argmax":
         return Argmax(**entry)
-    prefix = f"{name}."
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return rebuild(kind, entry, own)
+    return rebuild(kind, entry, _with_prefix(f"{name}.", tensors))
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): tensors[k] for k in tensors if k.startswith(prefix)}

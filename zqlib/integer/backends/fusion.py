@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions, Requantize, Sigmoid, Swish
-from zqlib.integer.program import Program
+from zqlib.integer.program import Outline
 
 __all__ = ["Job", "fuse", "split_constant"]
 
@@ -32,7 +32,7 @@ class Job:
         return (*self.operator.reads, *others)
 
 
-def fuse(program: Program) -> Sequence[Job]:
+def fuse(program: Outline) -> Sequence[Job]:
     """The operators of a program as jobs, in an order of execution.
 
     A requantization joins the convolution that writes the last of its terms, if nothing else reads

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from zqlib.integer.backends.cpu import Executor
 from zqlib.integer.backends.cpu import arguments as c
 from zqlib.integer.backends.cpu import library as module
+from zqlib.integer.backends.cpu.executor import _Plan
+from zqlib.integer.backends.cpu.steps import Extent
 
 COMPILER, _EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 MISSING = [tool for tool in (COMPILER, _EMULATOR) if not shutil.which(tool)]
@@ -43,8 +46,7 @@ class Emulator:
         source = Path(__file__).with_suffix(".cpp")
         command = [COMPILER, "-std=c++17", str(source), str(library), "-o", str(program)]
         subprocess.run(command, check=True)
-        memory.write_bytes(b"")
-        with memory.open("r+b") as stream:
+        with memory.open("w+b") as stream:
             stream.truncate(_SIZE)
             self.memory = np.frombuffer(mmap.mmap(stream.fileno(), _SIZE), np.uint8)
         run = [_EMULATOR, "-L", "/usr/aarch64-linux-gnu", "-cpu", processor]
@@ -92,15 +94,15 @@ class EmulatedExecutor(Executor):
 
     emulator: Emulator
 
-    def _plan(self, extent):
+    def _plan(self, extent: Extent) -> _Plan:
         self.plan = super()._plan(extent)
         return self.plan
 
-    def _prepare(self, features, lengths):
+    def _prepare(self, features: Tensor, lengths: Tensor) -> _Plan:
         self.plan = super()._prepare(features, lengths)
         return self.plan
 
-    def _run(self, steps) -> None:
+    def _run(self, steps: ctypes.Array[c.Step]) -> None:
         structs, builder, constant = self.plan.owned
         written = [self._arena.numpy(), *constant.values()]
         read = [self.plan.lengths, *self._constants.arrays.values()]

@@ -1,5 +1,6 @@
 """Whole programs on the kernels: the tiny networks, the mini model, and the real ones."""
 
+import weakref
 from functools import cache
 from pathlib import Path
 
@@ -103,6 +104,15 @@ def test_shapes_may_come_in_any_order() -> None:
         expected, actual = reference.run(program, x, lengths), executor.run(x, lengths)
         assert torch.equal(actual.logits, expected.logits)
         assert torch.equal(actual.tokens, expected.tokens)
+
+
+def test_weights_are_not_kept() -> None:
+    weight = integers((3, 4, 3), -127, 127, torch.int8, 0)
+    program, kept = single_conv_program(weight), weakref.ref(weight)
+    executor = cpu.Executor(program)
+    del weight, program
+    assert kept() is None
+    assert executor.run(torch.ones(1, 4, 9, dtype=torch.int8), torch.tensor([9])).logits.any()
 
 
 def test_results_stay_when_the_arena_is_used_again() -> None:

@@ -1,7 +1,7 @@
 """What the kernels read of a program besides its tensors, packed once when it is loaded."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from zqlib.integer.operators import (
     Sigmoid,
     Swish,
 )
-from zqlib.integer.program import Program
+from zqlib.integer.program import Outline
 from zqlib.integer.rules import accumulator_bound
 from zqlib.integer.tensor_type import TensorType
 
@@ -47,6 +47,7 @@ class Constants:
 
     Attributes:
         program: whose they are.
+        operators: of the program, with their weights; each is packed before the next is read.
         jobs: of the program.
         lanes, panel_width, offset: of the instruction set.
         images: the tensors that are held with planes side by side.
@@ -54,7 +55,8 @@ class Constants:
         fits_int32: names of the requantizations and attentions whose 64-bit results fit int32.
     """
 
-    program: Program
+    program: Outline
+    operators: InitVar[Iterable[Operator]]
     jobs: Sequence[Job]
     lanes: int
     panel_width: int
@@ -63,10 +65,10 @@ class Constants:
     arrays: dict[tuple[str, str], Array] = field(default_factory=dict)
     fits_int32: set[str] = field(default_factory=set)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, operators: Iterable[Operator]) -> None:
         object.__setattr__(self, "images", planes_last(self.program, self.jobs))
         bounds: dict[str, Tensor] = {}
-        for operator in self.program.operators:
+        for operator in operators:
             for name, array in self._arrays_of(operator):
                 self.arrays[operator.name, name] = aligned(array)
             match operator:

@@ -19,12 +19,12 @@ from zqlib.integer.backends.cpu.steps import Extent, Steps, extent_after
 from zqlib.integer.backends.fusion import fuse, split_constant
 from zqlib.integer.batch import check_input, output_lengths
 from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions
-from zqlib.integer.program import Program
+from zqlib.integer.program import Outline, Program
 from zqlib.integer.reference import ProgramOutput
 
 __all__ = ["INSTRUCTION_SETS", "Executor"]
 
-INSTRUCTION_SETS = ("avx512_vnni", "avx2", "neon_dot", "portable")
+INSTRUCTION_SETS = ("avx512_vnni", "avx_vnni", "avx2", "neon_dot", "portable")
 """Best first."""
 
 _MOST_PLANS = 16  # kept for shapes that come again
@@ -57,6 +57,8 @@ class _Plan:
 class Executor:
     """A program, its constants packed for this processor, and one arena for its tensors.
 
+    It does not hold on to the weights that it has packed.
+
     Args:
         program: the program.
         threads: that share the work of every step.
@@ -78,12 +80,13 @@ class Executor:
             raise InputError(
                 f"This processor does not run {instruction_set!r}; use {' or '.join(available)}."
             )
-        self.program, self.threads = program, threads
+        self.program, self.threads = program.outline(), threads
         self.instruction_set = instruction_set or available[0]
-        jobs = fuse(program)
+        jobs = fuse(self.program)
         self.once, self.jobs = split_constant(jobs)
         self._constants = Constants(
-            program,
+            self.program,
+            program.operators,
             jobs,
             kernels.lanes(self.instruction_set),
             kernels.panel_width(self.instruction_set),
@@ -190,7 +193,7 @@ class Executor:
         return (flat.view(torch.int32) if size == 4 else flat).view(shape)
 
 
-def _rows_of_lengths(program: Program) -> tuple[dict[str, int], list[tuple[Operator, int, int]]]:
+def _rows_of_lengths(program: Outline) -> tuple[dict[str, int], list[tuple[Operator, int, int]]]:
     """A row for the lengths of every tensor, and the operators that begin a new one."""
     rows = {program.input: 0}
     changes: list[tuple[Operator, int, int]] = []

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from zqlib.integer.backends.fusion import Job
 from zqlib.integer.operators import Conv1d, Conv2d, Requantize
-from zqlib.integer.program import Program
+from zqlib.integer.program import Outline
 
 __all__ = ["Image", "planes_last"]
 
@@ -22,7 +22,7 @@ class Image(NamedTuple):
     bands: int
 
 
-def planes_last(program: Program, jobs: Sequence[Job]) -> dict[str, Image]:
+def planes_last(program: Outline, jobs: Sequence[Job]) -> dict[str, Image]:
     """The tensors whose planes lie side by side, a requantization's before its function included.
 
     They are written by a Conv2d whose requantization has no other term and treats all bands of a
