@@ -27,6 +27,7 @@ from mistakes import left, one_sentence
 from test_results import FLOAT, RECORD
 
 from zqlib.evaluation import read_hypotheses
+from zqlib.integer.program import Conv1d
 from zqlib.models.nemo import write_nemo
 from zqlib.quantized_model import load_quantized
 from zqlib.results import write_record
@@ -86,6 +87,23 @@ def test_quantize_as_told(
     assert (status, err) == (0, "") and name in out and kind in out
     model = load_quantized(here / "a.zq")
     assert model.scheme.name == name and model.calibration["kind"] == kind
+
+
+def test_quantize_to_bits_on_average_says_what_it_chose(
+    zq: Run, here: Path, prepared: Path
+) -> None:
+    fast = ["--synthesis", str(prepared / "fast.json"), "--quiet"]
+    status, out, err = zq(
+        "quantize", prepared / "tiny0.nemo", "-o", "a.zq", *fast, "--scheme", "w4.5g16a8"
+    )
+    assert (status, err) == (0, "")
+    first, average, header, *rows = out.splitlines()
+    assert "w4.5g16a8" in first and re.match(r"4\.[2-5]\d bits a weight on average", average)
+    assert header.split() == ["bits", "layers", "depthwise", "weights"]
+    program = load_quantized(here / "a.zq").program
+    assert sum(int(row.split()[1]) for row in rows) == sum(
+        isinstance(operator, Conv1d) for operator in program.operators
+    )
 
 
 def test_a_file_of_settings_keeps_its_seed(zq: Run, here: Path, prepared: Path) -> None:
@@ -244,6 +262,8 @@ def test_a_hostile_model_runs_nothing(here: Path, prepared: Path) -> None:
         (["--scheme", "junk"], "'junk' is not a quantization scheme"),
         (["--scheme", ""], "'' is not a quantization scheme"),
         (["--scheme", "w9a8"], "weight_bits is 9"),
+        (["--scheme", "w1.5a8"], "weight_budget is 1.5; give a number from 2 to 8"),
+        (["--scheme", "w4g1a8"], "weight_group is 1; give an integer from 2"),
         (["--scheme", "w8a1"], "activation_bits is 1"),
         (["--ranges", "best"], "'best' is unknown"),
         (["--calibration", "best"], "'best' is unknown"),

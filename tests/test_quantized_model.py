@@ -12,12 +12,13 @@ from checkpoints import checkpoint, quantized, write_audio
 from zqlib.audio import MelConfig, audio_features, pad_features
 from zqlib.errors import InputError
 from zqlib.integer import reference
+from zqlib.integer.operators import Conv1d
 from zqlib.integer.storage import load_program, save_program
 from zqlib.models import CTCModel, load_model
 from zqlib.models.conformer import ConformerConfig, ConformerCTC
 from zqlib.models.nemo import write_nemo
 from zqlib.quantization.scheme import QuantScheme, preset
-from zqlib.quantized_model import QuantizedModel, load_quantized, quantize
+from zqlib.quantized_model import QuantizedModel, load_quantized, quantize, weight_widths
 from zqlib.recognition import IntegerRecogniser, transcribe
 from zqlib.training.config import LABELS, nemo_config
 
@@ -54,6 +55,18 @@ def test_every_scheme_runs_and_eight_bits_agree_with_float(
     integer = quantized(model, preset(name))
     assert integer.scheme.name == name
     assert agreement(model, integer, speech) >= least
+
+
+def test_bits_on_average_are_found_kept_and_repeated(model: CTCModel, tmp_path: Path) -> None:
+    first = quantized(model, preset("w4.5g16a8"))
+    average, rows = weight_widths(first.program)
+    assert 4.2 < average <= 4.5 and len(rows) > 1
+    convs = [o for o in first.program.operators if isinstance(o, Conv1d)]
+    assert sum(layers for _, layers, _, _ in rows) == len(convs)
+    assert first.scheme.layer_bits == {conv.name: conv.weight_bits for conv in convs}
+    first.save(tmp_path / "a.zq")
+    quantized(model, load_quantized(tmp_path / "a.zq").scheme).save(tmp_path / "b.zq")
+    assert (tmp_path / "a.zq").read_bytes() == (tmp_path / "b.zq").read_bytes()
 
 
 def test_fewer_bits_make_a_smaller_file(model: CTCModel, tmp_path: Path) -> None:

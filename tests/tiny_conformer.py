@@ -10,6 +10,7 @@ from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.fold_conformer import fold_conformer
 from zqlib.quantization.lower import lower
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weights import quantize_weights
 
 N_MELS, CLASSES = 20, 9
 LENGTHS = torch.tensor([120, 77, 9])
@@ -45,4 +46,5 @@ def lowered(network: ConformerCTC, features: Tensor, scheme: QuantScheme) -> tup
     scales = calibrate(graph, [(features, LENGTHS)], scheme)
     limit = 2 ** (scheme.activation_bits - 1)
     quantized = torch.round(features / scales[graph.input]).clamp(-limit, limit - 1)
+    graph = quantize_weights(graph, scales, [(features, LENGTHS)], scheme)
     return lower(graph, scales, scheme), quantized.to(torch.int8)

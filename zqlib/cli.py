@@ -120,6 +120,11 @@ def quantize(
         f"weights), "
         f"{size_mb:.2f} MB ({given.model.size_mb / size_mb:.2f}x smaller than float32)"
     )
+    if quantized.scheme.layer_bits:
+        average, rows = quantized_model.weight_widths(quantized.program)
+        print(f"{average:.2f} bits a weight on average, chosen by layer:")
+        header = ["bits", "layers", "depthwise", "weights"]
+        print_table(">>>>", [header, *([f"{value:,}" for value in row] for row in rows)])
 
 
 @app.command(epilog="Example: zq transcribe quartznet.zq speech.flac more.wav")

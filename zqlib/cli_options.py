@@ -21,7 +21,13 @@ __all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Format", "Manifest",
            "Weights", "print_table"]  # fmt: skip
 
 Bits = Annotated[int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")]
-Scheme = Annotated[str | None, typer.Option(help="other mixtures, such as w4a8")]
+Scheme = Annotated[
+    str | None,
+    typer.Option(
+        help="other mixtures: w4a8; w4g16a8, with a sub-scale for every 16 weights; w4.5a8 or "
+        "w4.5g16a8, so many bits on average, chosen layer by layer"
+    ),
+]
 Ranges = Annotated[
     str | None,
     typer.Option(

@@ -1,7 +1,7 @@
 """An integer program with what surrounds it: front-end, labels, and where it came from."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,18 @@ from torch import Tensor
 from zqlib.audio import MelConfig, MelFrontEnd
 from zqlib.errors import InputError
 from zqlib.integer import reference
+from zqlib.integer.operators import Conv1d, Conv2d
+from zqlib.integer.packing import stored_bits
 from zqlib.integer.program import Program
 from zqlib.integer.storage import load_program, save_program
 from zqlib.models import CTCModel
 from zqlib.quantization.lower import lower
+from zqlib.quantization.mixed_precision import bits_by_layer
 from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["QuantizedModel", "frame_agreement_pct", "load_quantized", "quantize", "round_features"]
+__all__ = ["QuantizedModel", "frame_agreement_pct", "load_quantized", "quantize", "round_features",
+           "weight_widths"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class QuantizedModel:
         input_scale: real value of one step of the quantized features. It belongs to the
             front-end: the program itself holds no real number.
         labels: the text of each class; the blank is the class after the last label.
-        scheme: how it was quantized.
+        scheme: how it was quantized; with a budget, and the bits of every layer that it led to.
         calibration: what its ranges come from (`synthetic`, `noise`, `real`) and the details.
     """
 
@@ -100,6 +104,24 @@ def frame_agreement_pct(
         same += int((valid & (output.tokens == expected)).sum())
         frames += int(valid.sum())
     return 100 * same / frames
+
+
+def weight_widths(program: Program) -> tuple[float, list[tuple[int, int, int, int]]]:
+    """What widths a program's weights have.
+
+    Returns:
+        Bits of a weight in its file on average, its share of a sub-scale among them; and of every
+        width in use: bits, layers, depthwise ones among them, weights.
+    """
+    layers = [o for o in program.operators if isinstance(o, Conv1d | Conv2d)]
+    rows = []
+    for bits in sorted({layer.weight_bits for layer in layers}):
+        same = [layer for layer in layers if layer.weight_bits == bits]
+        depthwise = [layer for layer in same if isinstance(layer, Conv1d) and layer.groups > 1]
+        weights = sum(layer.weight.numel() for layer in same)
+        rows.append((bits, len(same), len(depthwise), weights))
+    stored = sum(stored_bits(o.weight, o.weight_bits, o.group_size) for o in layers)
+    return stored / sum(layer.weight.numel() for layer in layers), rows
 
 
 def load_quantized(path: Path, lazy: bool = False) -> QuantizedModel:
@@ -171,6 +193,8 @@ def quantize(
         LoweringError: an accumulator could overflow.
     """
     graph, scales = prepare(model.network, batches, scheme, progress=progress)
+    if scheme.weight_budget is not None:  # what came of it, to be had again without the search
+        scheme = replace(scheme, layer_bits=bits_by_layer(graph))
     return QuantizedModel(
         name=model.name,
         family=model.family,

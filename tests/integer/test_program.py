@@ -137,6 +137,12 @@ BREACHES = {
     "1-bit weights": (lambda: changed("conv", weight_bits=1), "2 to 8 bits"),
     "9-bit weights": (lambda: changed("conv", weight_bits=9), "2 to 8 bits"),
     "8.0-bit weights": (lambda: changed("conv", weight_bits=8.0), "2 to 8 bits"),
+    "no product": (
+        lambda: changed("conv", weight=ONES * 17, weight_bits=4, group_size=2),
+        "multiples of their sub-scales",
+    ),
+    "group of 8 bits": (lambda: changed("conv", group_size=2), "fewer than 8 bits"),
+    "group of none": (lambda: changed("conv", weight_bits=4, group_size=0), "1 to 4096 weights"),
     "float bias": (lambda: changed("conv", bias=torch.zeros(6)), "bias is int32"),
     "long bias": (lambda: changed("conv", bias=torch.zeros(6).long()), "bias is int32"),
     "short bias": (lambda: changed("conv", bias=torch.zeros(5).int()), "bias is int32"),

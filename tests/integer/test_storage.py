@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_conformer
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from zqlib.errors import InputError
 from zqlib.integer import storage
+from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.integer.program import Program
 from zqlib.integer.reference import run
 from zqlib.integer.storage import load_program, pack_bits, save_program, unpack_bits
@@ -79,6 +81,18 @@ def test_save_and_load_give_the_same_integers(topology: str, bits: int, tmp_path
     assert torch.equal(loaded_extra["filters"], extra["filters"])
     save_program(tmp_path / "b.zq", loaded, metadata, loaded_extra)
     assert (tmp_path / "a.zq").read_bytes() == (tmp_path / "b.zq").read_bytes()
+
+
+def test_sub_scales_survive_a_file(tmp_path: Path) -> None:
+    network, x = tiny_conformer.network(), tiny_conformer.features()
+    program, _ = tiny_conformer.lowered(network, x, QuantScheme(4, 8, weight_group=4))
+    save_program(tmp_path / "a.zq", program, METADATA)
+    loaded, _, _ = load_program(tmp_path / "a.zq")
+    for before, after in zip(program.operators, loaded.operators, strict=True):
+        if isinstance(before, Conv1d | Conv2d):
+            assert isinstance(after, Conv1d | Conv2d)
+            assert (after.weight_bits, after.group_size) == (4, 4)
+            assert torch.equal(after.weight, before.weight)
 
 
 def test_same_program_same_bytes(tmp_path: Path) -> None:
@@ -244,7 +258,7 @@ def test_tampering_helper_itself_changes_nothing(saved: Path, tmp_path: Path) ->
 
 def test_other_version_is_refused_by_its_number(saved: Path, tmp_path: Path) -> None:
     path = tampered(saved, tmp_path / "a.zq", lambda header, _: header.update(version=1))
-    with pytest.raises(InputError, match="format version 1, this zqlib reads version 4") as error:
+    with pytest.raises(InputError, match="format version 1, this zqlib reads version 5") as error:
         load_program(path)
     sentence(error, path)
 
@@ -277,6 +291,9 @@ HOSTILE: dict[str, Callable[[dict[str, Any], dict[str, Tensor]], object]] = {
     "bits 8.0": lambda h, _: operator(h, 0).update(weight_bits=8.0),
     "bits of text": lambda h, _: operator(h, 0).update(weight_bits="8"),
     "other bits": lambda h, _: operator(h, 0).update(weight_bits=4),
+    "group of text": lambda h, _: operator(h, 0).update(group_size="8"),
+    "enormous group": lambda h, _: operator(h, 0).update(group_size=2**40, weight_bits=4),
+    "group without sub-scales": lambda h, _: operator(h, 0).update(group_size=2),
     "other shape": lambda h, _: operator(h, 0).update(shape=[8, 1, 4]),
     "negative shape": lambda h, _: operator(h, 0).update(shape=[-8, -1, 5]),
     "shape beyond int64": lambda h, _: operator(h, 0).update(shape=[2**40, 2**40, 1]),

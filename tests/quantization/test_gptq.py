@@ -17,7 +17,7 @@ def example(correlation: float) -> tuple[Tensor, Tensor, Tensor]:
     weight = torch.randn(GROUPS, ROWS, INPUTS, generator=generator).double()
     x = torch.randn(GROUPS, INPUTS, 500, generator=generator).double()
     shared = torch.randn(GROUPS, 1, 500, generator=generator).double()
-    scale = weight_scale(weight.flatten(0, 1), QuantScheme(4)).view(GROUPS, ROWS)
+    scale = weight_scale(weight.flatten(0, 1), QuantScheme(4)).view(GROUPS, ROWS, 1)
     return weight, x + correlation * shared, scale
 
 
@@ -28,8 +28,8 @@ def error(weight: Tensor, rounded: Tensor, x: Tensor) -> float:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_weights_are_multiples_within_the_ends(bits: int) -> None:
     weight, x, _ = example(1.0)
-    scale = weight_scale(weight.flatten(0, 1), QuantScheme(bits)).view(GROUPS, ROWS)
-    steps = second_order_rounding(weight, x @ x.mT, scale, bits) / scale[..., None]
+    scale = weight_scale(weight.flatten(0, 1), QuantScheme(bits)).view(GROUPS, ROWS, 1)
+    steps = second_order_rounding(weight, x @ x.mT, scale, bits) / scale
     assert torch.allclose(steps, steps.round(), atol=1e-9)
     assert steps.abs().max() <= 2 ** (bits - 1) - 1 + 1e-9
 

@@ -33,7 +33,7 @@ def quantized_run(
     decoder = graph.operators[-1]
     assert isinstance(decoder, FloatConv)
     input_scale = scales[decoder.input]
-    _, _, weight_scale = quantize_weight(decoder.weight, decoder.bias, input_scale, scheme)
+    _, _, weight_scale = quantize_weight(decoder, input_scale, scheme)
     return output, output.logits.double() * input_scale * float(weight_scale.max())
 
 
@@ -74,7 +74,7 @@ def simulated(
     for operator in graph.operators:
         if isinstance(operator, FloatConv):
             step = scales[operator.input]
-            weight, bias, scale = quantize_weight(operator.weight, operator.bias, step, scheme)
+            weight, bias, scale = quantize_weight(operator, step, scheme)
             source = values[operator.input]
             mask = torch.arange(source.shape[2]) < valid[operator.input][:, None]
             values[operator.output] = functional.conv1d(
@@ -133,12 +133,16 @@ def test_weights_use_both_ends_and_activations_their_type(topology: str, bits: i
                 assert kind.dtype == torch.int8
 
 
+def single(weight: Tensor, bias: Tensor | None = None) -> FloatConv:
+    return FloatConv("conv", "features", "logits", weight, bias)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_the_upper_end_can_be_cut_off(bits: int) -> None:
     weight = torch.tensor([[[1.0]], [[-1.0]]]).repeat(1, 2, 1)
     limit = 2 ** (bits - 1) - 1
     for both_ends, high in ((True, limit), (False, limit - 1)):
-        quantized, _, scale = quantize_weight(weight, None, 1.0, QuantScheme(bits, 8, both_ends))
+        quantized, _, scale = quantize_weight(single(weight), 1.0, QuantScheme(bits, 8, both_ends))
         assert quantized.flatten(1).tolist() == [[high, high], [-limit, -limit]]
         assert scale.tolist() == [1 / limit] * 2
 
@@ -175,7 +179,7 @@ def test_quantized_weight_and_bias_are_the_nearest() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(6, 5, 3, generator=generator)
     bias = torch.randn(6, generator=generator)
-    weight_q, bias_q, scale = quantize_weight(weight, bias, 0.02, QuantScheme())
+    weight_q, bias_q, scale = quantize_weight(single(weight, bias), 0.02, QuantScheme())
     assert bias_q is not None
     assert (weight_q.dtype, bias_q.dtype, scale.dtype) == (torch.int8, torch.int32, torch.float64)
     error = weight_q.double() * scale[:, None, None] - weight.double()

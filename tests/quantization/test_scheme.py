@@ -28,6 +28,10 @@ from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
         weight_range_method=st.sampled_from(["minmax", "mse"]),
         weight_rounding=st.sampled_from(["nearest", "gptq"]),
         bias_correction=st.booleans(),
+        weight_group=st.none() | st.integers(2, 4096),
+        weight_budget=st.none() | st.floats(2, 8),
+        budget_of=st.sampled_from(["size", "operations"]),
+        layer_bits=st.dictionaries(st.text(max_size=4), st.integers(2, 8), max_size=3),
     )
 )
 def test_scheme_survives_json(scheme: QuantScheme) -> None:
@@ -39,6 +43,8 @@ def test_weights_that_leave_an_end_unused_go_to_the_nearest_level() -> None:
     assert QuantScheme.from_json(json.loads(json.dumps(scheme.to_json()))) == scheme
     with pytest.raises(InputError, match="nearest level"):
         QuantScheme(both_ends=False, weight_rounding="gptq")
+    with pytest.raises(InputError, match="nearest level"):
+        QuantScheme(both_ends=False, weight_group=16)
 
 
 @pytest.mark.parametrize("family", ["quartznet", "jasper", "conformer"])
@@ -88,6 +94,18 @@ def test_impossible_bits_are_refused(field: str, bits: Any) -> None:
         ("weight_range_method", "percentile"),
         ("weight_rounding", "adaround"),
         ("bias_correction", 1),
+        ("weight_group", 1),
+        ("weight_group", 4097),
+        ("weight_group", 16.0),
+        ("weight_budget", 1.9),
+        ("weight_budget", float("nan")),
+        ("weight_budget", True),
+        ("weight_budget", "4"),
+        ("budget_of", "bops"),
+        ("layer_bits", {"decoder": 9}),
+        ("layer_bits", {"decoder": 4.5}),
+        ("layer_bits", ["decoder"]),
+        ("layer_bits", None),
     ],
 )
 def test_impossible_value_is_refused(field: str, value: Any) -> None:
@@ -98,6 +116,23 @@ def test_impossible_value_is_refused(field: str, value: Any) -> None:
 @pytest.mark.parametrize("name", [f"w{w}a{a}" for w in range(2, 9) for a in range(2, 9)])
 def test_preset_has_its_name(name: str) -> None:
     assert preset(name).name == name
+
+
+def test_preset_with_sub_scales() -> None:
+    scheme = preset("w4g32a8")
+    assert scheme == QuantScheme(4, 8, weight_group=32)
+    assert scheme.name == "w4g32a8"
+    with pytest.raises(InputError, match="weight_group is 1"):
+        preset("w4g1a8")
+
+
+def test_preset_with_bits_on_average() -> None:
+    assert preset("w4.5g16a8") == QuantScheme(weight_budget=4.5, weight_group=16)
+    assert (preset("w4.5a6").name, preset("w4.0a8").name) == ("w4.5a6", "w4.0a8")
+    assert usual_scheme("w4.5a8", "quartznet").weight_rounding == "gptq"
+    assert hash(QuantScheme(layer_bits={"decoder": 4})) == hash(QuantScheme())
+    with pytest.raises(InputError, match=r"weight_budget is 1\.5"):
+        preset("w1.5a8")
 
 
 def test_preset_takes_overrides() -> None:

@@ -1,13 +1,16 @@
 """Steps of weights: the least squared error among those that clip."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import reproducible
 
+from zqlib.integer.packing import group_multipliers
 from zqlib.quantization.scheme import QuantScheme
-from zqlib.quantization.weight_grid import nearest, weight_scale
+from zqlib.quantization.weight_grid import nearest, sub_scales, weight_scale
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -16,7 +19,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def squared_error(weight: torch.Tensor, scheme: QuantScheme) -> torch.Tensor:
     rows = weight.double().flatten(1)
-    rounded = nearest(rows, weight_scale(weight, scheme), scheme.weight_bits)
+    rounded = nearest(rows, weight_scale(weight, scheme)[:, None], scheme.weight_bits)
     return (rounded - rows).square().sum(1)
 
 
@@ -58,4 +61,47 @@ def test_channel_of_zeros_has_no_step(method: str) -> None:
     weight[1] = 0
     scale = weight_scale(weight, QuantScheme(4, weight_range_method=method))  # type: ignore[arg-type]
     assert (scale == 0).tolist() == [False, True, False]
-    assert not nearest(weight.double(), scale, 4)[1].any()
+    assert not nearest(weight.double(), scale[:, None], 4)[1].any()
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+def test_sub_scales_give_int8_products(bits: int, method: Any) -> None:
+    weight = normal(6, 5, 3)
+    scheme = QuantScheme(bits, weight_range_method=method)
+    scale, multiples = sub_scales(weight, scheme, 4)
+    step = scale[:, None] * multiples
+    products = nearest(weight.double().flatten(1), step, bits) / scale[:, None]
+    whole = products.round()
+    assert torch.allclose(products, whole, atol=1e-9)
+    assert whole.abs().max() <= 127
+    # the rule of integer programs holds, for the last group of 3 weights too
+    assert group_multipliers(whole.to(torch.int8), bits, 4).all()
+
+
+def test_a_group_of_small_weights_gets_small_steps() -> None:
+    weight = torch.tensor([[1.6, -0.4, 0.1, -0.05, 0.02]])
+    scale, multiples = sub_scales(weight, QuantScheme(4), 2)
+    assert multiples.tolist() == [[16, 16, 1, 1, 1]]
+    assert scale * 16 * 7 == pytest.approx(1.6)
+
+
+@reproducible
+@given(st.integers(2, 7), st.integers(2, 20), st.integers(0, 2**16))
+def test_mse_sub_scales_never_lose_to_minmax(bits: int, group_size: int, seed: int) -> None:
+    weight = normal(7, 4, 9, seed=seed)
+
+    def error(method: Any) -> float:
+        scheme = QuantScheme(bits, weight_range_method=method)
+        scale, multiples = sub_scales(weight, scheme, group_size)
+        rows = weight.double().flatten(1)
+        return float((nearest(rows, scale[:, None] * multiples, bits) - rows).square().sum())
+
+    assert error("mse") <= error("minmax")
+
+
+def test_sub_scales_of_a_channel_of_zeros() -> None:
+    weight = normal(3, 8)
+    weight[1] = 0
+    scale, multiples = sub_scales(weight, QuantScheme(4), 4)
+    assert scale[1] == 0 and torch.isfinite(multiples).all()

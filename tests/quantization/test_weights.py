@@ -27,7 +27,10 @@ METHODS: list[dict[str, Any]] = [
     {"bias_correction": True},
     {"weight_rounding": "gptq"},
     {"weight_range_method": "mse", "weight_rounding": "gptq", "bias_correction": True},
-]
+    {"weight_group": 4},
+    {"weight_group": 4, "weight_range_method": "mse", "weight_rounding": "gptq",
+     "bias_correction": True},
+]  # fmt: skip
 
 
 def example(name: str, scheme: QuantScheme) -> tuple[FloatGraph, dict[str, float], Any]:
@@ -56,9 +59,10 @@ def test_lower_finds_the_weights_on_their_grid(name: str, methods: dict[str, Any
     for conv, integer in zip(convolutions(quantized), lowered, strict=True):
         assert conv.weight_scale is not None
         real = integer.weight.double() * conv.weight_scale.view(-1, *[1] * (conv.weight.ndim - 1))
-        assert integer.weight.abs().max() <= 7
-        if scheme.weight_rounding == "gptq" or scheme.bias_correction:
-            assert torch.equal(real.float(), conv.weight)
+        assert (integer.weight_bits, integer.group_size) == (4, scheme.weight_group)
+        assert integer.weight.abs().max() <= (7 if scheme.weight_group is None else 7 * 16)
+        if methods:
+            torch.testing.assert_close(real.float(), conv.weight, rtol=1e-6, atol=0)
 
 
 def test_the_plain_scheme_changes_no_program() -> None:
@@ -116,3 +120,22 @@ def test_inputs_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = loss("dense", weight_rounding="gptq")
     monkeypatch.setattr(weights, "_MOST_INPUTS", 7)
     assert whole < loss("dense", weight_rounding="gptq") < loss("dense")
+
+
+@pytest.mark.parametrize("name", ["residual", "dense", "conformer"])
+def test_sub_scales_are_nearer_to_the_float_model(name: str) -> None:
+    assert loss(name, weight_group=4) < 0.7 * loss(name)
+
+
+def test_sub_scales_of_a_channel_that_its_bias_widens() -> None:
+    """Such weights count for nothing, but must still be products of few bits."""
+    weight = torch.randn(2, 8, 1, generator=torch.Generator().manual_seed(0))
+    bias = torch.tensor([0.1, 2.0**30])
+    conv = FloatConv("conv", "features", "logits", weight, bias)
+    graph = FloatGraph((conv,), "features", 8, "logits")
+    for scale in (1e-1, 1.0, 1e1):
+        scheme = QuantScheme(4, 8, weight_group=4)
+        quantized = quantize_weights(graph, {"features": scale}, [], scheme)
+        program = lower(quantized, {"features": scale}, scheme)
+        assert isinstance(program.operators[0], Conv1d)
+        assert program.operators[0].weight[0].abs().max() > 7

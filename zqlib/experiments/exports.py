@@ -18,6 +18,7 @@ from zqlib.export.onnx_integer import export_integer
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import read_json, write_json
 from zqlib.integer.operators import Attention, Conv1d, Conv2d
+from zqlib.integer.packing import multiplier_bits, stored_bits
 from zqlib.integer.program import Program
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
@@ -74,7 +75,8 @@ def bit_operations(program: Program, frames: int) -> list[dict[str, Any]]:
     """The layers of a program that multiply, with their multiply-accumulates and bit operations.
 
     A bit operation count is that of the multiply-accumulates times the bits of both operands, as
-    in Baskin et al. 2021 (UNIQ) without their term for the accumulator.
+    in Baskin et al. 2021 (UNIQ) without their term for the accumulator. With sub-scales, the sum of
+    each group is multiplied once more; what runs here multiplies 8-bit products instead.
 
     Args:
         program: the program.
@@ -94,13 +96,17 @@ def bit_operations(program: Program, frames: int) -> list[dict[str, Any]]:
         activation_bits = (kind.high - kind.low).bit_length()
         weight_bits = activation_bits if isinstance(operator, Attention) else operator.weight_bits
         macs = layer.operations // 2
+        bops = macs * weight_bits * activation_bits
+        if not isinstance(operator, Attention) and operator.group_size is not None:
+            sum_bits = weight_bits + activation_bits + (operator.group_size - 1).bit_length()
+            bops += macs * multiplier_bits(weight_bits) * sum_bits // operator.group_size
         rows.append({
             "name": layer.name,
             "kind": layer.kind,
             "macs": macs,
             "weight_bits": weight_bits,
             "activation_bits": activation_bits,
-            "bops": macs * weight_bits * activation_bits,
+            "bops": bops,
         })  # fmt: skip
     return rows
 
@@ -170,14 +176,14 @@ def _format_sizes(checkpoint: Checkpoint) -> dict[str, float]:
 def _cost(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
     path = checkpoint.make_program(recipe)
     program = load_quantized(path).program
-    stored_bits = sum(
-        operator.weight.numel() * operator.weight_bits
+    bits = sum(
+        stored_bits(operator.weight, operator.weight_bits, operator.group_size)
         for operator in program.operators
         if isinstance(operator, Conv1d | Conv2d)
     )
     return {
         "zq_mb": path.stat().st_size / 1e6,
-        "weights_mb": stored_bits / 8e6,
+        "weights_mb": bits / 8e6,
         "onnx_integer_mb": _size_mb(export_integer(program)),
         "layers": bit_operations(program, _FRAMES),
     }

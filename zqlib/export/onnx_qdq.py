@@ -179,11 +179,8 @@ class _QdqWriter(FloatWriter):
 
     def _quantized(self, conv: FloatConv | FloatConv2d) -> tuple[str, Tensor | None, Tensor]:
         """The stored weight int8, the bias int32 and the scale of each output channel."""
-        flat, step = conv.weight.flatten(2), self.scales[conv.input]
-        quantized, bias_q, scale = quantize_weight(
-            flat, conv.bias, step, self.scheme, conv.weight_scale
-        )
-        arranged = self.arranged(conv, quantized.view_as(conv.weight))
+        quantized, bias_q, scale = quantize_weight(conv, self.scales[conv.input], self.scheme)
+        arranged = self.arranged(conv, quantized)
         return self.constant(arranged, f"{conv.name}.weight"), bias_q, scale
 
     def _integer(self, name: str, layout: Layout, masked: bool) -> str:

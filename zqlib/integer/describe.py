@@ -7,7 +7,7 @@ from torch import Tensor
 
 from zqlib.integer.nonlinear import LayerNormConstants
 from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
-from zqlib.integer.packing import pack_bits, unpack_weight
+from zqlib.integer.packing import pack_weight, unpack_weight
 
 __all__ = ["describe", "rebuild"]
 
@@ -20,9 +20,10 @@ def describe(operator: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of an operator, and what else there is to say of it."""
     match operator:
         case Conv2d():
-            fields = ("name", "input", "output", "weight_bits", "stride", "padding", "bands")
-            packed = pack_bits(operator.weight, operator.weight_bits)
-            return {"weight": packed, "bias": operator.bias}, {
+            fields = ("name", "input", "output", "weight_bits", "group_size", "stride", "padding",
+                      "bands")  # fmt: skip
+            packed = pack_weight(operator.weight, operator.weight_bits, operator.group_size)
+            return {**packed, "bias": operator.bias}, {
                 "op": "conv2d",
                 "shape": list(operator.weight.shape),
                 **{field: getattr(operator, field) for field in fields},
@@ -75,7 +76,7 @@ def rebuild(kind: str, entry: dict[str, Any], tensors: Mapping[str, Tensor]) -> 
         InputError: packed weights have the wrong size.
     """
     if kind == "conv2d":
-        weight = unpack_weight(entry, tensors["weight"], axes=4)
+        weight = unpack_weight(entry, tensors, axes=4)
         return Conv2d(weight=weight, bias=tensors["bias"], **entry)
 
     def number(key: str) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,12 @@ class Conv1d(ReadsInput):
     """acc[o, t] = bias[o] + sum over i, k of weight[o, i, k] * x[i, stride * t + dilation * k - p].
 
     Attributes:
-        weight: (out, in / groups, taps) int8, within the symmetric range of `weight_bits`.
+        weight: (out, in / groups, taps) int8, within the symmetric range of `weight_bits`; with
+            sub-scales, a multiple of such a weight (see `zqlib.integer.packing`).
         bias: (out,) int32, or None for zeros.
         groups: 1 (dense) or the number of channels (depthwise).
+        group_size: weights of an output that share a sub-scale, taps of one input after the other;
+            None for weights without sub-scales.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Conv1d(ReadsInput):
     padding: int
     dilation: int
     groups: int
+    group_size: int | None = None
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames after the convolution, (batch,) int64."""
@@ -108,9 +112,10 @@ class Conv2d(ReadsInput):
     The channels of its tensors are planes times bands, the bands of a plane side by side.
 
     Attributes:
-        weight: (out planes, in planes, frames, bands) int8, within the range of `weight_bits`.
+        weight: (out planes, in planes, frames, bands) int8; as in `Conv1d`.
         bias: (out planes,) int32.
         bands: of the input.
+        group_size: as in `Conv1d`.
     """
 
     name: str
@@ -122,6 +127,7 @@ class Conv2d(ReadsInput):
     stride: int
     padding: int
     bands: int
+    group_size: int | None = None
 
     def output_lengths(self, lengths: Tensor) -> Tensor:
         """Valid frames after the convolution, (batch,) int64."""

@@ -128,7 +128,7 @@ class Program(Outline):
     def _check_conv(self, conv: Conv1d) -> None:
         source, target = self.tensors[conv.input], self.tensors[conv.output]
         require(conv.weight.ndim == 3, conv.name, "weights are (out, in / groups, taps)")
-        require_weights(conv.weight, conv.weight_bits, conv.name)
+        require_weights(conv)
         out, per_group, _ = conv.weight.shape
         require(
             conv.bias is None or (conv.bias.dtype == torch.int32 and conv.bias.shape == (out,)),

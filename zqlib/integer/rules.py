@@ -19,6 +19,7 @@ from zqlib.integer.operators import (
     Sigmoid,
     Swish,
 )
+from zqlib.integer.packing import group_multipliers
 from zqlib.integer.tensor_type import ACCUMULATOR, TensorType
 
 __all__ = ["MAX_SIZE", "accumulator_bound", "check", "require", "require_weights"]
@@ -39,14 +40,21 @@ def require(condition: bool, name: str, rule: str) -> None:
         raise LoweringError(f"Layer {name} breaks a rule of integer programs: {rule}.")
 
 
-def require_weights(weight: Tensor, bits: int, name: str) -> None:
-    """Refuse weights that are not int8 of so many bits.
+def require_weights(conv: Conv1d | Conv2d) -> None:
+    """Refuse weights that are not int8 of so many bits, or no products with their sub-scales.
 
     Raises:
         LoweringError: they are not.
     """
+    weight, bits, name = conv.weight, conv.weight_bits, conv.name
     require(type(bits) is int and 2 <= bits <= 8, name, "weights have 2 to 8 bits")
     require(weight.dtype == torch.int8, name, "weights are int8")
+    if conv.group_size is not None:
+        groups = type(conv.group_size) is int and 1 <= conv.group_size <= MAX_SIZE and bits < 8
+        require(groups, name, f"groups of fewer than 8 bits have 1 to {MAX_SIZE} weights")
+        multipliers = group_multipliers(weight, bits, conv.group_size)
+        require(bool((multipliers > 0).all()), name, "weights are multiples of their sub-scales")
+        return
     limit = 2 ** (bits - 1) - 1
     least, largest = map(int, weight.aminmax())
     require(-limit <= least and largest <= limit, name, f"weights are within [-{limit}, {limit}]")
@@ -99,7 +107,7 @@ def _check_conv2d(conv: Conv2d, tensors: Mapping[str, TensorType]) -> None:
     shape = conv.weight.shape
     square = conv.weight.ndim == 4 and shape[2] == shape[3]
     require(square, name, "weights are (out, in, taps, taps)")
-    require_weights(conv.weight, conv.weight_bits, name)
+    require_weights(conv)
     _require_vector(conv.bias, torch.int32, shape[0], name, "the bias")
     sizes = (conv.stride, conv.bands, conv.padding + 1)
     require(

@@ -16,17 +16,17 @@ __all__ = ["second_order_rounding"]
 _DAMPING = 0.1  # of the mean of H's diagonal: what few data say of a rare direction is chance
 
 
-def second_order_rounding(weight: Tensor, moments: Tensor, scale: Tensor, bits: int) -> Tensor:
+def second_order_rounding(weight: Tensor, moments: Tensor, step: Tensor, bits: int) -> Tensor:
     """Round weights for the least squared error of their products.
 
     Args:
         weight: (groups, rows, inputs) float64.
         moments: (groups, inputs, inputs) float64: H, times any number above 0.
-        scale: (groups, rows) float64, the step of each row's grid.
+        step: float64, broadcast to the weights: of each one's grid.
         bits: of a weight.
 
     Returns:
-        Multiples of the scale, shaped as the weights.
+        Multiples of the steps, shaped as the weights.
     """
     mean = moments.diagonal(dim1=1, dim2=2).mean(1)
     damping = torch.where(mean > 0, _DAMPING * mean, 1.0)  # 1 where all inputs are 0
@@ -34,9 +34,11 @@ def second_order_rounding(weight: Tensor, moments: Tensor, scale: Tensor, bits: 
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     upper = torch.linalg.cholesky(inverse, upper=True)
     rest, rounded = weight.clone(), torch.empty_like(weight)
+    step = step.expand_as(weight)
     for column in range(weight.shape[2]):
-        value = rest[:, :, column : column + 1]
-        rounded[:, :, column : column + 1] = nearest(value, scale, bits)
-        error = (value - rounded[:, :, column : column + 1]) / upper[:, None, column, column, None]
+        one = slice(column, column + 1)
+        value = rest[:, :, one]
+        rounded[:, :, one] = nearest(value, step[:, :, one], bits)
+        error = (value - rounded[:, :, one]) / upper[:, None, column, column, None]
         rest[:, :, column:] -= error * upper[:, None, column, column:]
     return rounded

@@ -15,6 +15,7 @@ from torch import Tensor
 from zqlib.integer.arithmetic import dyadic
 from zqlib.integer.nonlinear import LayerNormConstants, exponent_multiplier
 from zqlib.integer.operators import Attention, Conv2d, LayerNorm, Positions, Product, Sigmoid, Swish
+from zqlib.integer.packing import largest_multiplier
 from zqlib.integer.program import (
     ACCUMULATOR,
     Argmax,
@@ -41,6 +42,7 @@ from zqlib.quantization.nodes import (
     FloatProduct,
 )
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.weight_grid import layer_bits
 
 __all__ = ["logits_step", "lower", "quantize_weight"]
 
@@ -49,38 +51,37 @@ _SCORE_STEP = 2.0**-12  # of the scores before a softmax: 0.02 % of a weight
 
 
 def quantize_weight(
-    weight: Tensor,
-    bias: Tensor | None,
-    input_scale: float,
-    scheme: QuantScheme,
-    scale: Tensor | None = None,
+    conv: FloatConv | FloatConv2d, input_scale: float, scheme: QuantScheme
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Symmetric per-output-channel quantization to the nearest level.
 
     Args:
-        weight: (out, in / groups, taps) float32.
-        bias: (out,) float32 or None.
+        conv: weight, bias, and what grid it is on if `quantize_weights` put it on one.
         input_scale: real value of one step of the layer's input.
-        scheme: bits of the weight, and whether both ends of the range are used.
-        scale: (out,) float64; None for the one whose last level is a channel's largest |w|.
+        scheme: bits of the weight, unless the layer has its own; whether both ends are used.
 
     Returns:
         Weight int8, bias int32 at scale input_scale * scale, and the scale (out,) float64. Where a
         channel's weights are tiny beside its bias (a dead channel after folding), the scale is
-        widened until the bias fits 30 bits: its weights then count for nothing, as in float. A
-        channel of zeros takes the coarsest scale of the others, which then stays the coarsest.
+        widened until the bias fits 30 bits, and sub-scales are 1: its weights then count for
+        nothing, as in float. A channel of zeros takes the coarsest scale of the others, which then
+        stays the coarsest.
     """
-    limit = 2 ** (scheme.weight_bits - 1) - 1
-    high = limit if scheme.both_ends else limit - 1
-    if scale is None:
-        scale = weight.abs().amax((1, 2)).double() / limit
-    if bias is not None:
-        scale = torch.maximum(scale, bias.abs().double() / (input_scale * 2**30))
+    limit = 2 ** (layer_bits(conv, scheme) - 1) - 1
+    plain = conv.weight.flatten(1).abs().amax(1).double() / limit
+    scale = plain if conv.weight_scale is None else conv.weight_scale
+    if conv.bias is not None:
+        least = conv.bias.abs().double() / (input_scale * 2**30)
+        scale = torch.where(least > scale, torch.maximum(least, plain), scale)
     scale = scale.masked_fill(scale == 0, float(scale.max()) or 1.0)
-    weight_q = torch.round(weight.double() / scale[:, None, None]).clamp(-limit, high)
+    if conv.group_size is not None:
+        limit *= largest_multiplier(layer_bits(conv, scheme))
+    high = limit if scheme.both_ends else limit - 1
+    column = scale.view(-1, *[1] * (conv.weight.ndim - 1))
+    weight_q = torch.round(conv.weight.double() / column).clamp(-limit, high)
     bias_q = None
-    if bias is not None:
-        bias_q = torch.round(bias.double() / (input_scale * scale)).to(torch.int32)
+    if conv.bias is not None:
+        bias_q = torch.round(conv.bias.double() / (input_scale * scale)).to(torch.int32)
     return weight_q.to(torch.int8), bias_q, scale
 
 
@@ -93,7 +94,7 @@ def logits_step(graph: FloatGraph, scales: Mapping[str, float], scheme: QuantSch
     decoder = graph.operators[-1]
     assert isinstance(decoder, FloatConv) and decoder.output == graph.logits
     step = scales[decoder.input]
-    _, _, scale = quantize_weight(decoder.weight, decoder.bias, step, scheme, decoder.weight_scale)
+    _, _, scale = quantize_weight(decoder, step, scheme)
     return step * float(scale.max())
 
 
@@ -198,12 +199,8 @@ def _lower_conv(
     What an input adds whose zero is not 0 is the same at every frame, unless the convolution pads:
     it is taken off the bias.
     """
-    bits = scheme.weight_bits
-    flat = conv.weight.flatten(2)
-    quantized, bias, scale = quantize_weight(
-        flat, conv.bias, input_scale, scheme, conv.weight_scale
-    )
-    weight = quantized.view_as(conv.weight)
+    bits = layer_bits(conv, scheme)
+    weight, bias, scale = quantize_weight(conv, input_scale, scheme)
     if input_zero:
         assert conv.padding == 0
         excess = (input_zero * weight.long().flatten(1).sum(1)).to(torch.int32)
@@ -211,14 +208,15 @@ def _lower_conv(
     if isinstance(conv, FloatConv):
         lowered = Conv1d(
             conv.name, conv.input, conv.output, weight, bias, bits,
-            conv.stride, conv.padding, conv.dilation, conv.groups,
+            conv.stride, conv.padding, conv.dilation, conv.groups, conv.group_size,
         )  # fmt: skip
         return lowered, input_scale * scale
     assert bias is not None
     bands = types[conv.input].channels // conv.weight.shape[1]
     planar = Conv2d(
-        conv.name, conv.input, conv.output, weight, bias, bits, conv.stride, conv.padding, bands
-    )
+        conv.name, conv.input, conv.output, weight, bias, bits, conv.stride, conv.padding, bands,
+        conv.group_size,
+    )  # fmt: skip
     return planar, (input_scale * scale).repeat_interleave(planar.reduced(bands))
 
 

@@ -43,6 +43,9 @@ class FloatConv(ReadsInput):
         bias: (out,) float32, or None.
         weight_scale: (out,) float64, the step of the quantized weights; None for the one whose
             last level is the largest |w|.
+        weight_bits: of the quantized weights; None for the scheme's.
+        group_size: weights of an output that share an integer sub-scale, of which the weights are
+            multiples already; None for weights without.
     """
 
     name: str
@@ -55,6 +58,8 @@ class FloatConv(ReadsInput):
     dilation: int = 1
     groups: int = 1
     weight_scale: Tensor | None = None
+    weight_bits: int | None = None
+    group_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class FloatConv2d(ReadsInput):
     Attributes:
         weight: (out planes, in planes, taps, taps) float32.
         bias: (out planes,) float32.
-        weight_scale: as in `FloatConv`.
+        weight_scale, weight_bits, group_size: as in `FloatConv`.
     """
 
     name: str
@@ -101,6 +106,8 @@ class FloatConv2d(ReadsInput):
     stride: int
     padding: int
     weight_scale: Tensor | None = None
+    weight_bits: int | None = None
+    group_size: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

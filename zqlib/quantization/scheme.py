@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self, get_args
 
 from zqlib.errors import InputError
@@ -13,6 +13,9 @@ RangeMethod = Literal["minmax", "percentile", "mse", "moving-average"]
 ResidualSum = Literal["whole", "partial", "shared"]
 WeightRangeMethod = Literal["minmax", "mse"]
 WeightRounding = Literal["nearest", "gptq"]
+BudgetOf = Literal["size", "operations"]
+
+_LARGEST_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,15 @@ class QuantScheme:
         weight_rounding: to the `nearest` level, or for the least squared error of the products with
             what calibration data the layer reads (`gptq`).
         bias_correction: add to each bias what rounding the weights takes off the mean output.
+        weight_group: how many weights of an output, of fewer than 8 bits, share an integer
+            sub-scale: a weight times it is still an int8. None for no sub-scales.
+        weight_budget: 2 to 8, bits of a weight on average, its share of a sub-scale among them:
+            layers get what costs the logits least (`zqlib.quantization.mixed_precision`). None for
+            `weight_bits` everywhere.
+        budget_of: what the average is taken over: the weights of the file (`size`), or those of all
+            multiplications (`operations`).
+        layer_bits: 2 to 8 by name of a layer, the others have `weight_bits`. If it names any, the
+            budget is not looked at: this is how what it led to is kept, and repeated.
     """
 
     weight_bits: int = 8
@@ -61,6 +73,10 @@ class QuantScheme:
     weight_range_method: WeightRangeMethod = "minmax"
     weight_rounding: WeightRounding = "nearest"
     bias_correction: bool = False
+    weight_group: int | None = None
+    weight_budget: float | None = None
+    budget_of: BudgetOf = "size"
+    layer_bits: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         widths = {"weight_bits": (2, 8), "activation_bits": (2, 8), "stream_bits": (8, 24),
@@ -71,7 +87,7 @@ class QuantScheme:
                 raise InputError(f"{name} is {bits!r}; give an integer from {least} to {most}.")
         choices = {"range_method": RangeMethod, "residual_sum": ResidualSum,
                    "weight_range_method": WeightRangeMethod,
-                   "weight_rounding": WeightRounding}  # fmt: skip
+                   "weight_rounding": WeightRounding, "budget_of": BudgetOf}  # fmt: skip
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 known = ", ".join(get_args(kind))
@@ -82,15 +98,34 @@ class QuantScheme:
                      "bias_correction"):  # fmt: skip
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
-        if not self.both_ends and (self.weight_rounding != "nearest" or self.bias_correction):
-            raise InputError("both_ends can be false only where weights go to the nearest level.")
+        group = self.weight_group
+        if group is not None and (type(group) is not int or not 2 <= group <= _LARGEST_GROUP):
+            raise InputError(
+                f"weight_group is {group!r}; give an integer from 2 to {_LARGEST_GROUP}, or none."
+            )
+        beyond = self.weight_rounding != "nearest" or self.bias_correction or group is not None
+        if not self.both_ends and beyond:
+            raise InputError(
+                "both_ends can be false only where weights, without sub-scales, go to the nearest "
+                "level."
+            )
+        budget = self.weight_budget
+        if budget is not None and not (type(budget) in (int, float) and 2 <= budget <= 8):
+            raise InputError(f"weight_budget is {budget!r}; give a number from 2 to 8, or none.")
+        if not isinstance(self.layer_bits, Mapping):
+            raise InputError(f"layer_bits is {self.layer_bits!r}; give bits by name of a layer.")
+        for name, bits in self.layer_bits.items():
+            if type(bits) is not int or not 2 <= bits <= 8:
+                raise InputError(f"{name} has {bits!r} bits; give an integer from 2 to 8.")
         if not isinstance(self.percentile, int | float) or not 50 < self.percentile <= 100:
             raise InputError(f"percentile is {self.percentile!r}; give a number in (50, 100].")
 
     @property
     def name(self) -> str:
-        """The short name, such as `w8a8`."""
-        return f"w{self.weight_bits}a{self.activation_bits}"
+        """The short name, such as `w8a8`, `w4g16a8` with sub-scales, or `w4.5a8` on average."""
+        bits = self.weight_bits if self.weight_budget is None else float(self.weight_budget)
+        group = "" if self.weight_group is None else f"g{self.weight_group}"
+        return f"w{bits}{group}a{self.activation_bits}"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping that `from_json` reads back to an equal scheme."""
@@ -110,18 +145,26 @@ class QuantScheme:
 
 
 def preset(name: str, **overrides: Any) -> QuantScheme:
-    """A scheme by its short name: `w8a8`, `w6a6`, `w4a8`, ... from 2 to 8 bits.
+    """A scheme by its short name.
+
+    `w8a8`, `w6a6`, `w4a8`, ... from 2 to 8 bits; `w4g16a8` with sub-scales for groups of 16
+    weights; `w4.5a8` or `w4.5g16a8` with layers of different bits, as many as that on average.
 
     Raises:
-        InputError: the name does not have that form, or the bits are out of range.
+        InputError: the name does not have that form, or a number is out of range.
     """
-    match = re.fullmatch(r"w(\d+)a(\d+)", name)
+    match = re.fullmatch(r"w(\d+)(\.\d+)?(?:g(\d+))?a(\d+)", name)
     if not match:
         raise InputError(
-            f"{name!r} is not a quantization scheme; write w<bits>a<bits>, such as w8a8."
+            f"{name!r} is not a quantization scheme; write w<bits>a<bits>, such as w8a8, w4.5a8 "
+            "(on average) or w4g16a8 (with a sub-scale for every 16 weights)."
         )
-    weight_bits, activation_bits = map(int, match.groups())
-    return QuantScheme(weight_bits=weight_bits, activation_bits=activation_bits, **overrides)
+    whole, part, group, activation_bits = match.groups()
+    given: dict[str, Any] = {"activation_bits": int(activation_bits)}
+    given |= {"weight_bits": int(whole)} if part is None else {"weight_budget": float(whole + part)}
+    if group is not None:
+        given["weight_group"] = int(group)
+    return QuantScheme(**(given | overrides))
 
 
 def usual_scheme(name: str, family: str, **overrides: Any) -> QuantScheme:
@@ -137,7 +180,8 @@ def usual_scheme(name: str, family: str, **overrides: Any) -> QuantScheme:
         InputError: as for `preset`.
     """
     usual: dict[str, Any] = {"range_method": "mse" if family == "jasper" else "minmax"}
-    if preset(name).weight_bits < 8:
+    named = preset(name)
+    if named.weight_bits < 8 or named.weight_budget is not None:
         usual |= {"weight_rounding": "gptq", "bias_correction": True}
         usual["weight_range_method"] = "mse" if family == "conformer" else "minmax"
     return preset(name, **(usual | overrides))

@@ -11,10 +11,11 @@ from tqdm import tqdm
 from zqlib.quantization.calibrate import activation_levels, zero_points
 from zqlib.quantization.gptq import second_order_rounding
 from zqlib.quantization.graph import FloatGraph, Value, execute
+from zqlib.quantization.mixed_precision import with_layer_bits
 from zqlib.quantization.nodes import FloatConv, FloatConv2d, FloatOperator
 from zqlib.quantization.patches import patches, weight_rows
 from zqlib.quantization.scheme import QuantScheme
-from zqlib.quantization.weight_grid import nearest, weight_scale
+from zqlib.quantization.weight_grid import layer_bits, nearest, on_grid, with_steps
 
 __all__ = ["quantize_weights"]
 
@@ -43,9 +44,15 @@ def quantize_weights(
 
     Returns:
         The same operators for `lower`, with the scales as they are.
+
+    Raises:
+        InputError: the scheme names a layer that the graph has not, or its budget is too small.
     """
+    graph = with_layer_bits(graph, batches, scheme, progress)
     if scheme.weight_rounding == "nearest" and not scheme.bias_correction:
-        return replace(graph, operators=tuple(_scaled(o, scheme) for o in graph.operators))
+        grids = (on_grid(o, scheme) if isinstance(o, FloatConv | FloatConv2d) else o
+                 for o in graph.operators)  # fmt: skip
+        return replace(graph, operators=tuple(grids))
     levels, zeros = activation_levels(graph, scheme), zero_points(graph, scales, scheme)
     operators: list[FloatOperator] = []
 
@@ -69,26 +76,20 @@ def quantize_weights(
     return replace(graph, operators=tuple(operators))
 
 
-def _scaled(operator: FloatOperator, scheme: QuantScheme) -> FloatOperator:
-    if isinstance(operator, FloatConv | FloatConv2d):
-        return replace(operator, weight_scale=weight_scale(operator.weight, scheme))
-    return operator
-
-
 def _quantized(
     conv: FloatConv | FloatConv2d, source: Value, scheme: QuantScheme
 ) -> FloatConv | FloatConv2d:
-    scale, bits = weight_scale(conv.weight, scheme), scheme.weight_bits
-    rows = weight_rows(conv)
-    steps = scale.view(rows.shape[:2])
+    conv, step = with_steps(conv, scheme)
+    bits, rows = layer_bits(conv, scheme), weight_rows(conv)
     mean = _mean_patch(conv, source) if scheme.bias_correction else None
     if scheme.weight_rounding == "gptq":
         moments = _second_moments(conv, source, mean)
-        parts = zip(torch.split(rows, _MOST_INPUTS, 2), moments, strict=True)
-        grid = torch.cat([second_order_rounding(*part, steps, bits) for part in parts], 2)
+        split = (torch.split(x, _MOST_INPUTS, 2) for x in (rows, step.expand_as(rows)))
+        parts = zip(*split, moments, strict=True)
+        grid = torch.cat([second_order_rounding(w, m, s, bits) for w, s, m in parts], 2)
     else:
-        grid = nearest(rows, steps, bits)
-    rounded = replace(conv, weight=grid.view(conv.weight.shape).float(), weight_scale=scale)
+        grid = nearest(rows, step, bits)
+    rounded = replace(conv, weight=grid.view(conv.weight.shape).float())
     if mean is None:
         return rounded
     lost = ((rows - grid) @ mean.double()).flatten().float()
