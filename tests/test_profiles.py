@@ -144,6 +144,7 @@ def test_a_setting_changes_the_synthesis() -> None:
         ({"schemes": [8]}, "schemes of the wrong type"),
         ({"calibrations": ["guessed"]}, "'guessed' is unknown"),
         ({"calibrations": ["real"]}, "needs a calibration_manifest"),
+        ({"calibrations": ["dynamic", "synthetic"]}, "begins its calibrations with a simulation"),
         ({"calibration_manifest": "a.jsonl"}, "only for that"),
         ({"calibration_manifest": 5, "calibrations": ["real"]}, "wrong type"),
         ({"range_method": "best"}, "'best' is unknown"),

@@ -14,6 +14,7 @@ from zqlib.corpora.manifest import Utterance, read_manifest, write_manifest
 from zqlib.errors import InputError
 from zqlib.files import read_json
 from zqlib.quantization.scheme import QuantScheme, usual_scheme
+from zqlib.simulations import SIMULATIONS
 from zqlib.synthesis import REDUCED, SynthesisConfig
 
 __all__ = [
@@ -166,8 +167,8 @@ class Profile:
         description: one sentence for the reader.
         models, corpora: every model is scored on every split (but see `ModelSource.corpora`).
         schemes: integer schemes, by short name.
-        calibrations: `synthetic`, `noise`, and `real`; the first serves all schemes, the others are
-            compared with it at the first scheme.
+        calibrations: `synthetic`, `noise`, `real`, and `zqlib.simulations`; the first, which is
+            none of these, serves all schemes; the others are compared with it at the first scheme.
         calibration_manifest: recordings for `real`, which no other calibration looks at.
         synthesis: how the calibration set is made.
         range_method: how activation ranges follow from it; None for what is usual for the family.
@@ -217,8 +218,13 @@ class Profile:
         if self.repeats < 1:
             raise InputError(f"The profile {self.name!r} must run each setting at least once.")
         for calibration in self.calibrations:
-            if calibration not in CALIBRATIONS:
+            if calibration not in (*CALIBRATIONS, *SIMULATIONS):
                 raise InputError(f"The calibration {calibration!r} is unknown to a profile.")
+        if self.calibrations[0] in SIMULATIONS:
+            raise InputError(
+                f"The profile {self.name!r} begins its calibrations with a simulation, which makes "
+                "no program for the other schemes; put another first."
+            )
         if ("real" in self.calibrations) != (self.calibration_manifest is not None):
             raise InputError(
                 f"The profile {self.name!r} needs a calibration_manifest for the calibration "

@@ -71,7 +71,7 @@ class Record(StoredRecord):
         profile, experiment: what was run.
         model, family: the float model.
         scheme: `float`, `w8a8`, ...
-        calibration: `none`, `synthetic`, `noise` or `real`.
+        calibration: `none`, `synthetic`, `noise`, `real` or one of `zqlib.simulations`.
         engine: `float` or the backend that ran the integer program.
         corpus, split: the data.
         utterances, words, audio_s: its size.

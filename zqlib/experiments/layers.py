@@ -69,13 +69,7 @@ def logits_snr_db(checkpoint: Checkpoint, split: CorpusSplit, recipe: Recipe) ->
     )
     path = checkpoint.root / "work" / "layers" / f"{checkpoint.name}-logits-{key}.json"
     if not path.is_file():
-        data, _ = calibration_batches(
-            checkpoint.model,
-            recipe.calibration,
-            recipe.synthesis,
-            recipe.recordings,
-            checkpoint.cache,
-        )
+        data, _ = checkpoint.calibration(recipe)
         features = _features(checkpoint, split)
         *_, logits = tensor_errors(checkpoint.model, data, recipe.scheme, features)
         write_json(path, asdict(logits))

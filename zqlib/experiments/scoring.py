@@ -45,7 +45,7 @@ def hypotheses_path(
 ) -> Path:
     """Where a system's hypotheses are kept while and after they come, below `work/`."""
     key = cache_key(
-        "zqlib.recognition",
+        "zqlib.simulations" if system.simulation else "zqlib.recognition",
         model=checkpoint.sha256,
         program=checkpoint.program(system.recipe).name if system.recipe else None,
         engine=system.engine,
@@ -99,6 +99,11 @@ def score_systems(
         if system.recipe:
             program = load_quantized(checkpoint.make_program(system.recipe))
             settings |= {"scheme": program.scheme.to_json(), "calibration": program.calibration}
+        if system.simulation:  # what the program was calibrated on gave the weights alone
+            settings["calibration"] = {
+                "kind": system.simulation,
+                "weights": settings["calibration"],
+            }
         hypotheses = hear(checkpoint, system, split)
         stored = Path("hypotheses") / f"{_name(checkpoint, system, split)}.jsonl"
         write_hypotheses(profile.folder(root) / stored, hypotheses)
@@ -123,7 +128,7 @@ def score_systems(
             delta_wer_pct=delta.delta_wer_pct if delta else None,
             delta_ci95=delta.ci95 if delta else None,
             size_mb=checkpoint.size_mb(system),
-            caveats=(*split.all_caveats(utterances), *checkpoint.source.caveats),
+            caveats=(*split.all_caveats(utterances), *checkpoint.source.caveats, *system.caveats),
             hypotheses=stored.as_posix(),
             device=device_name(),
             commit=commit(root),

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from zqlib.calibration_data import calibration_batches
 from zqlib.digests import cache_key, data_digest
 from zqlib.files import sha256_file
@@ -15,6 +17,7 @@ from zqlib.profiles import Ablation, CorpusSplit, ModelSource, Profile
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import load_quantized, quantize
 from zqlib.recognition import Engine, FloatRecogniser, IntegerRecogniser, Recogniser
+from zqlib.simulations import SIMULATIONS
 from zqlib.synthesis import SynthesisConfig
 
 __all__ = ["Checkpoint", "Recipe", "System", "checkpoints"]
@@ -39,6 +42,8 @@ class System:
         recipe: of an integer program; None for the float model.
         engine: what runs it.
         details: more for the record's provenance.
+        simulation: None, or which of `zqlib.simulations` hears in the place of the recipe's
+            program, with that program's weights; its size is counted as the program's.
     """
 
     experiment: str
@@ -46,6 +51,7 @@ class System:
     engine: Engine = "float"
     variant: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
+    simulation: str | None = None
 
     @property
     def scheme(self) -> str:
@@ -54,8 +60,13 @@ class System:
 
     @property
     def calibration(self) -> str:
-        """`none`, `synthetic`, `noise` or `real`."""
-        return self.recipe.calibration if self.recipe else "none"
+        """`none`, `synthetic`, `noise`, `real` or a simulation."""
+        return self.simulation or (self.recipe.calibration if self.recipe else "none")
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What a reader must know of it."""
+        return (SIMULATIONS[self.simulation].caveat,) if self.simulation else ()
 
 
 @dataclass(frozen=True)
@@ -130,11 +141,15 @@ class Checkpoint:
         """The program of a recipe, made when it is missing."""
         program = self.program(recipe)
         if not program.is_file():
-            data, details = calibration_batches(
-                self.model, recipe.calibration, recipe.synthesis, recipe.recordings, self.cache
-            )
+            data, details = self.calibration(recipe)
             quantize(self.model, data, recipe.scheme, details).save(program)
         return program
+
+    def calibration(self, recipe: Recipe) -> tuple[list[tuple[Tensor, Tensor]], dict[str, Any]]:
+        """See `zqlib.calibration_data.calibration_batches`."""
+        return calibration_batches(
+            self.model, recipe.calibration, recipe.synthesis, recipe.recordings, self.cache
+        )
 
     def size_mb(self, system: System) -> float:
         """Of what is stored, 10^6 bytes."""
@@ -146,6 +161,9 @@ class Checkpoint:
         """What hears."""
         if system.recipe is None:
             return FloatRecogniser(self.model)
+        if system.simulation:
+            data, _ = self.calibration(system.recipe)
+            return SIMULATIONS[system.simulation](self.model, data, system.recipe.scheme)
         return IntegerRecogniser(load_quantized(self.make_program(system.recipe)), system.engine)
 
 

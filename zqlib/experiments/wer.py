@@ -3,7 +3,9 @@
 from zqlib.experiments.scoring import score_profile
 from zqlib.experiments.systems import Checkpoint, Recipe, System
 from zqlib.parameters import Parameters
+from zqlib.quantization.scheme import QuantScheme
 from zqlib.results import Record
+from zqlib.simulations import SIMULATIONS
 
 __all__ = ["wer_experiment", "wer_systems"]
 
@@ -13,14 +15,19 @@ def wer_systems(checkpoint: Checkpoint) -> list[System]:
     profile = checkpoint.profile
     first, *others = profile.quant_schemes(checkpoint.model.family)
     compared = [(first, calibration) for calibration in profile.calibrations]
-    recordings = profile.resolve_calibration(checkpoint.root)
-    systems = [System("wer")]
-    for scheme, calibration in compared + [(s, profile.calibrations[0]) for s in others]:
-        recipe = Recipe(
-            scheme, calibration, profile.synthesis, recordings if calibration == "real" else None
-        )
-        systems.append(System("wer", recipe, "reference"))
-    return systems
+    return [System("wer")] + [
+        _system(checkpoint, scheme, calibration)
+        for scheme, calibration in compared + [(s, profile.calibrations[0]) for s in others]
+    ]
+
+
+def _system(checkpoint: Checkpoint, scheme: QuantScheme, calibration: str) -> System:
+    profile = checkpoint.profile
+    if simulation := SIMULATIONS.get(calibration):
+        recipe = Recipe(scheme, "synthetic", profile.synthesis)
+        return System("wer", recipe, simulation.engine, simulation=calibration)
+    recordings = profile.resolve_calibration(checkpoint.root) if calibration == "real" else None
+    return System("wer", Recipe(scheme, calibration, profile.synthesis, recordings), "reference")
 
 
 def wer_experiment(parameters: Parameters) -> list[Record]:
