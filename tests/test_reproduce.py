@@ -76,8 +76,8 @@ def test_records_say_what_was_run_and_where_it_came_from(done: Path) -> None:
     assert set(found) == {
         ("float", "none", "float"),
         ("w8a8", "synthetic", "reference"),
-        ("w8a8", "noise", "reference"),
-        ("w4a8", "synthetic", "reference"),
+        ("w8a8", "noise", "cpu"),
+        ("w4a8", "synthetic", "cpu"),
     }
     utterances = read_manifest(done / "corpus" / "test.jsonl")
     for record in records:
@@ -97,7 +97,7 @@ def test_records_say_what_was_run_and_where_it_came_from(done: Path) -> None:
     assert zero_shot.delta_wer_pct is not None and zero_shot.delta_ci95 is not None
     assert zero_shot.provenance["scheme"]["weight_bits"] == 8
     assert zero_shot.provenance["calibration"]["synthesis"]["steps"] == 5
-    noise = found["w8a8", "noise", "reference"]
+    noise = found["w8a8", "noise", "cpu"]
     assert noise.provenance["calibration"]["kind"] == "noise"
     assert zero_shot.size_mb > 0
 

@@ -108,13 +108,11 @@ class WeightsOnlyRecogniser(Simulation):
         if not isinstance(operator, FloatConv | FloatConv2d):
             return operator
         step = self.scales[operator.input]
-        weight, bias, scale = quantize_weight(
-            operator.weight.flatten(2), operator.bias, step, self.scheme, operator.weight_scale
-        )
+        weight, bias, scale = quantize_weight(operator, step, self.scheme)
         if bias is not None:
             operator = replace(operator, bias=(bias * (step * scale)).float())
-        real = (weight * scale[:, None, None]).float()
-        return replace(operator, weight=real.view_as(operator.weight))
+        column = scale.view(-1, *[1] * (weight.ndim - 1))
+        return replace(operator, weight=(weight * column).float())
 
 
 SIMULATIONS: Mapping[str, type[Simulation]] = {

@@ -28,7 +28,7 @@ def budget_experiment(parameters: Parameters) -> list[Record]:
             f"-lr{config.learning_rate}-{config.initialisation}-{config.deviation}"
         )
         cost = _cost(checkpoint, recipe)
-        systems.append(System("budget", recipe, "reference", variant, cost))
+        systems.append(System("budget", recipe, "cpu", variant, cost))
     return list(score_systems(checkpoint, profile.corpora[0], systems))
 
 

@@ -11,7 +11,11 @@ __all__ = ["wer_experiment", "wer_systems"]
 
 
 def wer_systems(checkpoint: Checkpoint) -> list[System]:
-    """The float model, the first scheme with every calibration, the other schemes with one."""
+    """The float model, the first scheme with every calibration, the other schemes with one.
+
+    The first integer program runs on the backend `reference`; the others, which are many, run on
+    `cpu`, whose integers are those of the reference.
+    """
     profile = checkpoint.profile
     first, *others = profile.quant_schemes(checkpoint.model.family)
     compared = [(first, calibration) for calibration in profile.calibrations]
@@ -27,7 +31,11 @@ def _system(checkpoint: Checkpoint, scheme: QuantScheme, calibration: str) -> Sy
         recipe = Recipe(scheme, "synthetic", profile.synthesis)
         return System("wer", recipe, simulation.engine, simulation=calibration)
     recordings = profile.resolve_calibration(checkpoint.root) if calibration == "real" else None
-    return System("wer", Recipe(scheme, calibration, profile.synthesis, recordings), "reference")
+    recipe = Recipe(scheme, calibration, profile.synthesis, recordings)
+    is_first = (scheme, calibration) == (
+        profile.quant_schemes(checkpoint.model.family)[0], profile.calibrations[0],
+    )  # fmt: skip
+    return System("wer", recipe, "reference" if is_first else "cpu")
 
 
 def wer_experiment(parameters: Parameters) -> list[Record]:
