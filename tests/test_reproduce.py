@@ -154,6 +154,9 @@ def test_notebooks_are_executed_and_show_their_records(done: Path, name: str) ->
     executed = cells(done / "results" / "smoke" / "notebooks" / f"{name}.ipynb")
     code = [cell for cell in executed if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code)
+    hidden = [cell.source for cell in code if "remove-cell" in cell.metadata.get("tags", [])]
+    assert len(hidden) == 2 and 'profile = "quick"' in hidden[0]
+    assert 'profile = "smoke"' in hidden[1]
     outputs = [output for cell in code for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     assert any("image/png" in output.get("data", {}) for output in outputs)

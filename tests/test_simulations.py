@@ -1,16 +1,14 @@
 """Dynamic ranges and rounded weights alone: what calibration is compared with, on a tiny model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import SYNTHESIS, checkpoint, write_project
 from torch import Tensor
 
-from zqlib.digests import data_digest
-from zqlib.experiments.wer import wer_experiment
 from zqlib.files import read_json, write_json
-from zqlib.freshness import load_parameters
 from zqlib.integer import reference
 from zqlib.integer.operators import Conv1d
 from zqlib.models import CTCModel
@@ -20,7 +18,8 @@ from zqlib.quantization.nodes import FloatConv
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import quantize, round_features
 from zqlib.recognition import FloatRecogniser, IntegerRecogniser, Recogniser
-from zqlib.results import Record
+from zqlib.reproduce import reproduce
+from zqlib.results import read_records
 from zqlib.simulations import SIMULATIONS, DynamicRecogniser, WeightsOnlyRecogniser
 from zqlib.synthesis import as_calibration, synthesize
 
@@ -92,19 +91,20 @@ def test_weights_only_has_the_weights_of_the_program_and_no_ranges(
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
-    """Of the float model (`none`) and of the first scheme, by calibration."""
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the page on word error rates."""
     root = write_project(tmp_path_factory.mktemp("wer"))
     path = root / "workflow" / "profiles" / "smoke.json"
     kinds = ["synthetic", *SIMULATIONS]
     write_json(path, read_json(path) | {"calibrations": kinds, "schemes": ["w8a8"]})
-    found = wer_experiment(load_parameters(root, {"profile": "smoke"}))
-    assert {r.provenance["data_sha256"] for r in found} == {data_digest(root / "corpus/test.jsonl")}
-    return {record.calibration: record for record in found}
+    reproduce(root, "smoke", "wer")
+    return root
 
 
-def test_records_of_simulations(records: dict[str, Record]) -> None:
-    assert list(records) == ["none", "synthetic", "dynamic", "weights-only"]
+def test_records_of_simulations_say_what_they_are(done: Path) -> None:
+    records = {record.calibration: record for record in read_records(done / "results", "smoke")}
+    assert set(records) == {"none", "synthetic", "dynamic", "weights-only"}
+    page = (done / "results/smoke/notebooks/wer.ipynb").read_text()
     usual = records["synthetic"]
     assert len({record.hypotheses for record in records.values()}) == 4
     for name, simulation in SIMULATIONS.items():
@@ -112,6 +112,7 @@ def test_records_of_simulations(records: dict[str, Record]) -> None:
         assert (record.scheme, record.engine) == ("w8a8", simulation.engine)
         assert record.size_mb == usual.size_mb and record.delta_ci95 is not None
         assert record.caveats == (*usual.caveats, simulation.caveat)
+        assert f"*{simulation.caveat}*" in page
         assert record.provenance["scheme"] == usual.provenance["scheme"]
         weights = usual.provenance["calibration"]
         assert record.provenance["calibration"] == {"kind": name, "weights": weights}

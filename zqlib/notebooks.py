@@ -53,6 +53,7 @@ def execute(root: Path, name: str, values: Mapping[str, Any], made_from: Mapping
             ) from error
         notebook = nbformat.read(temporary, as_version=4)  # type: ignore[no-untyped-call]
         _forget_the_clock(notebook)
+        _hide_parameters(notebook)
         nbformat.write(notebook, temporary)  # type: ignore[no-untyped-call]
     if values.keys() == {"profile"}:  # what a whole run did not write again is of an earlier one
         for path, written in before.items():
@@ -78,6 +79,14 @@ def carry_text(root: Path, folder: Path, name: str, made_from: Mapping[str, Any]
         with atomic_output(output) as temporary:
             nbformat.write(executed, temporary)  # type: ignore[no-untyped-call]
         note(folder, name, made_from)
+
+
+def _hide_parameters(notebook: Any) -> None:
+    """Keep the defaults and what papermill has put after them off the page, but in the notebook."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if {"parameters", "injected-parameters"} & {*tags}:
+            cell.metadata["tags"] = [*tags, "remove-cell"]
 
 
 def _forget_the_clock(notebook: Any) -> None:

@@ -167,8 +167,8 @@ class Profile:
         description: one sentence for the reader.
         models, corpora: every model is scored on every split (but see `ModelSource.corpora`).
         schemes: integer schemes, by short name.
-        calibrations: `synthetic`, `noise`, `real`, and `zqlib.simulations`; the first, which is
-            none of these, serves all schemes; the others are compared with it at the first scheme.
+        calibrations: `synthetic`, `noise`, `real`, and those of `zqlib.simulations`; the first, no
+            simulation, serves all schemes, the others are compared with it at the first scheme.
         calibration_manifest: recordings for `real`, which no other calibration looks at.
         synthesis: how the calibration set is made.
         range_method: how activation ranges follow from it; None for what is usual for the family.
