@@ -14,6 +14,7 @@ import torch
 from checkpoints import write_audio
 from mistakes import left, one_sentence
 
+import zqlib
 from zqlib.audio import audio_features, pad_features
 from zqlib.evaluation import decode_batch
 from zqlib.export.card import tokens_file
@@ -73,6 +74,14 @@ def test_qdq(zq: Run, here: Path, prepared: Path, flavour: list[str]) -> None:
         assert fact in card, fact
     agreement_pct = float(card.partition("calibration gives ")[2].partition(" %")[0])
     assert 50 < agreement_pct <= 100
+    assert "Not Q/DQ" not in card
+
+
+def test_the_card_of_a_conformer_says_what_is_not_q_dq(zq: Run, here: Path) -> None:
+    checkpoint = Path(zqlib.__file__).parent / "checkpoints" / "mini-conformer.nemo"
+    assert zq("export", checkpoint, "-o", "a.onnx", "--calibration", "noise", "--quiet")[0] == 0
+    kept = sum(node.op_type == "ConvInteger" for node in onnx.load("a.onnx").graph.node)
+    assert kept and f"**Not Q/DQ**: {kept} depthwise" in Path("a.md").read_text()
 
 
 def test_the_same_file_twice(zq: Run, here: Path, prepared: Path) -> None:

@@ -120,6 +120,12 @@ def model_card(
             f"- **Scheme**: {description.scheme.name}, `{scheme}`.",
             f"- **Calibration**: {(description.calibration or {}).get('kind')}, `{calibration}`.",
         ]
+    kept = sum(node.op_type == "ConvInteger" for node in model.graph.node)
+    if kept and description.input_scale is None:
+        lines.append(
+            f"- **Not Q/DQ**: {kept} depthwise convolutions, whose sums would lose too much in 8 "
+            "bits. They are `ConvInteger`: integers in ONNX Runtime, floats in OpenVINO."
+        )
     if description.frame_agreement_pct is not None:
         lines.append(
             "- **Expected error**: the integer program of this calibration gives "
