@@ -4,7 +4,7 @@ import pytest
 import tiny
 import tiny_conformer
 
-from zqlib.experiments.exports import bit_operations
+from zqlib.experiments.bit_operations import bit_operations
 from zqlib.integer.operators import Attention, Conv1d, Conv2d
 from zqlib.quantization.scheme import QuantScheme
 

@@ -32,11 +32,11 @@ __all__ = [
     "statuses",
 ]
 
-NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "shortcuts", "settings", "budget", "exports",
-             "benchmark")  # fmt: skip
+NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "shortcuts", "settings", "budget", "methods",
+             "exports", "benchmark")  # fmt: skip
 _COMPARISONS = {"ablation": ("ablations",), "shortcuts": ("shortcuts",),
                 "settings": ("settings", "repeats"), "budget": ("budgets",),
-                "benchmark": ("benchmark",)}  # fmt: skip
+                "methods": ("methods",), "benchmark": ("benchmark",)}  # fmt: skip
 """Notebooks of what only some profiles compare, and the keys of a profile that say what."""
 
 

@@ -13,13 +13,14 @@ from zqlib.corpora.get import get_corpus
 from zqlib.corpora.manifest import Utterance, read_manifest, write_manifest
 from zqlib.errors import InputError
 from zqlib.files import read_json
-from zqlib.quantization.scheme import QuantScheme, usual_scheme
+from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
 from zqlib.simulations import SIMULATIONS
 from zqlib.synthesis import REDUCED, SynthesisConfig
 
 __all__ = [
     "Ablation",
     "CorpusSplit",
+    "Method",
     "ModelSource",
     "Profile",
     "load_profile",
@@ -159,6 +160,23 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Method(Ablation):
+    """An `Ablation` of every one of some schemes, unequalized and rounded to the nearest level.
+
+    Attributes:
+        schemes: their short names.
+    """
+
+    schemes: tuple[str, ...] = ("w8a8", "w6a6", "w4a8", "w4a4")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_types(self, schemes=tuple)
+        for name in self.schemes:
+            self.apply(preset(name))
+
+
+@dataclass(frozen=True)
 class Profile:
     """A reproduction.
 
@@ -177,6 +195,7 @@ class Profile:
         shortcuts: whether the shortcuts of the authors' code are compared with what is done here.
         settings: variations of the synthesis and the first scheme, to compare what they reach.
         repeats: seeds that each of the `settings` is repeated with.
+        methods: what helps with fewer bits, to compare at several widths.
         shown: whether its results are kept and shown; those of a mere trial stay below `work/`.
         benchmark: engines to time side by side; None for no benchmark.
     """
@@ -195,6 +214,7 @@ class Profile:
     shortcuts: bool = False
     settings: tuple[Ablation, ...] = ()
     repeats: int = 3
+    methods: tuple[Method, ...] = ()
     shown: bool = True
     benchmark: BenchmarkPlan | None = None
 
@@ -210,7 +230,9 @@ class Profile:
         splits = [(split.corpus, split.split) for split in self.corpora]
         ablations = [ablation.name for ablation in self.ablations]
         settings = [setting.name for setting in self.settings]
-        if any(len({*items}) < len(items) for items in (models, splits, ablations, settings)):
+        methods = [method.name for method in self.methods]
+        named = (models, splits, ablations, settings, methods)
+        if any(len({*names}) < len(names) for names in named):
             raise InputError(
                 f"The profile {self.name!r} names a model, split or variation twice; their "
                 "results would replace each other."
@@ -234,6 +256,7 @@ class Profile:
             first, *_ = self.quant_schemes(family)
             for variation in self.ablations + self.settings:
                 variation.apply(first)
+            for variation in self.ablations + self.settings + self.methods:
                 variation.synthesise(self.synthesis)
 
     def folder(self, root: Path) -> Path:
@@ -266,10 +289,9 @@ class Profile:
             )
             if "synthesis" in values:
                 values["synthesis"] = SynthesisConfig.from_json(values["synthesis"])
-            for kind in ("ablations", "settings"):
-                values[kind] = tuple(
-                    Ablation(**_checked(Ablation, item)) for item in values.get(kind, ())
-                )
+            kinds = {"ablations": Ablation, "settings": Ablation, "methods": Method}
+            for key, kind in kinds.items():
+                values[key] = tuple(kind(**_checked(kind, item)) for item in values.get(key, ()))
             values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
             if "benchmark" in values:
                 values["benchmark"] = BenchmarkPlan.from_json(values["benchmark"])

@@ -107,7 +107,7 @@ def _before(page: str, model: Checkpoint, shards: int) -> Iterable[Job]:
     config = model.profile.synthesis
     key = cache_key("zqlib.synthesis", model=model.sha256, **vars(config))
     synthesis = Job("synthesize", f"{model.name}-{key}", work)
-    if page in ("synthesis", "layers", "shortcuts", "settings"):
+    if page in ("synthesis", "layers", "shortcuts", "settings", "methods"):
         yield synthesis
     split = next(model.splits(), None)
     if page == "layers" and split:

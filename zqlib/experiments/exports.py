@@ -7,19 +7,18 @@ from typing import Any
 
 import onnx
 
-from zqlib.benchmark.layers import layers_of
 from zqlib.calibration_data import calibration_batches
 from zqlib.corpora.manifest import read_manifest
 from zqlib.digests import cache_key
+from zqlib.experiments.bit_operations import bit_operations
 from zqlib.experiments.systems import Checkpoint, Recipe, checkpoints
 from zqlib.export.agreement import agreement, installed_engines
 from zqlib.export.onnx_float import export_float
 from zqlib.export.onnx_integer import export_integer
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import read_json, write_json
-from zqlib.integer.operators import Attention, Conv1d, Conv2d
-from zqlib.integer.packing import multiplier_bits, stored_bits
-from zqlib.integer.program import Program
+from zqlib.integer.operators import Conv1d, Conv2d
+from zqlib.integer.packing import stored_bits
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
 from zqlib.quantization.fold import fold
@@ -29,7 +28,7 @@ from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
 from zqlib.synthesis import noise_batches
 
-__all__ = ["bit_operations", "exports_experiment"]
+__all__ = ["exports_experiment"]
 
 _FRAMES = 1000  # 10 s of features
 
@@ -69,46 +68,6 @@ def exports_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
         }
         write_json(profile.folder(root) / "exports" / f"{checkpoint.name}.json", record)
         yield record
-
-
-def bit_operations(program: Program, frames: int) -> list[dict[str, Any]]:
-    """The layers of a program that multiply, with their multiply-accumulates and bit operations.
-
-    A bit operation count is that of the multiply-accumulates times the bits of both operands, as
-    in Baskin et al. 2021 (UNIQ) without their term for the accumulator. With sub-scales, the sum of
-    each group is multiplied once more; what runs here multiplies 8-bit products instead.
-
-    Args:
-        program: the program.
-        frames: of the features of one utterance.
-
-    Returns:
-        For each layer `name`, `kind`, `macs`, `weight_bits`, `activation_bits` and `bops`; in
-        attention both operands are activations.
-    """
-    operators = {operator.name: operator for operator in program.operators}
-    rows = []
-    for layer in layers_of(program, 1, frames):
-        operator = operators[layer.name]
-        if not isinstance(operator, Conv1d | Conv2d | Attention):
-            continue
-        kind = program.tensors[operator.reads[0]]
-        activation_bits = (kind.high - kind.low).bit_length()
-        weight_bits = activation_bits if isinstance(operator, Attention) else operator.weight_bits
-        macs = layer.operations // 2
-        bops = macs * weight_bits * activation_bits
-        if not isinstance(operator, Attention) and operator.group_size is not None:
-            sum_bits = weight_bits + activation_bits + (operator.group_size - 1).bit_length()
-            bops += macs * multiplier_bits(weight_bits) * sum_bits // operator.group_size
-        rows.append({
-            "name": layer.name,
-            "kind": layer.kind,
-            "macs": macs,
-            "weight_bits": weight_bits,
-            "activation_bits": activation_bits,
-            "bops": bops,
-        })  # fmt: skip
-    return rows
 
 
 def _compare(checkpoint: Checkpoint, split: CorpusSplit) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Scores systems on a corpus split, resumably and in shards, and writes a record for each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ def merge_shards(checkpoint: Checkpoint, system: System, split: CorpusSplit, sha
 
 
 def score_systems(
-    checkpoint: Checkpoint, split: CorpusSplit, systems: Sequence[System]
+    checkpoint: Checkpoint, split: CorpusSplit, systems: Iterable[System]
 ) -> Iterator[Record]:
     """One record per system; the first is the float model, which the others are compared with."""
     root, profile = checkpoint.root, checkpoint.profile
