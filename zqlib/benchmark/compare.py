@@ -129,12 +129,11 @@ def _case(
             for system, file in files.items()
         ]
         processes = [os.getpid(), *(worker.process_id for worker in workers)]
-        every_cpu = sorted(os.sched_getaffinity(0))  # what runs on others takes memory's bandwidth
         title = f"{source.name}, batch {case.batch}, {case.audio_s:g} s, {case.threads} threads"
         with tqdm(desc=title, unit="turn", disable=not progress) as bar:
-            before = CpuTimes.read(every_cpu, processes)
+            before = CpuTimes.read(processes)
             rounds = dict(zip(systems, measure_rounds(workers, plan, bar), strict=True))
-            after = CpuTimes.read(every_cpu, processes)
+            after = CpuTimes.read(processes)
         taken = after.others_pct(before), after.stolen_pct(before)
         baseline = parse_system(plan.baseline)
         expected = workers[systems.index(baseline)].loaded.tokens

@@ -1,7 +1,7 @@
 """The machine during a measurement: processors, memory, and who else was using them (Linux)."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,9 @@ def rss_mb(peak: bool = False) -> float:
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Seconds of processors since some start, summed over those that were asked for.
+    """Seconds of processors since some start, summed over those that this process may use.
+
+    All of them, because what runs on others takes memory's bandwidth.
 
     Attributes:
         total, busy, stolen: of the processors; `stolen` is what a hypervisor gave to others.
@@ -65,18 +67,13 @@ class CpuTimes:
     own: float
 
     @classmethod
-    def read(cls, cpus: Sequence[int], processes: Iterable[int]) -> "CpuTimes":
-        """The times until now.
-
-        Args:
-            cpus: numbers of the processors.
-            processes: ids of the processes of the benchmark.
-        """
+    def read(cls, processes: Iterable[int]) -> "CpuTimes":
+        """The times until now, of `processes` (ids) those of the benchmark."""
         tick = os.sysconf("SC_CLK_TCK")
         rows = [line.split() for line in (_PROC / "stat").read_text().splitlines()]
         by_name = {row[0]: [int(field) for field in row[1:9]] for row in rows if row}
         # user nice system idle iowait irq softirq steal
-        times = [by_name[f"cpu{cpu}"] for cpu in cpus]
+        times = [by_name[f"cpu{cpu}"] for cpu in os.sched_getaffinity(0)]
         total = sum(map(sum, times))
         idle = sum(row[3] + row[4] for row in times)
         stolen = sum(row[7] for row in times)

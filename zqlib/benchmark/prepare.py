@@ -15,9 +15,10 @@ from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import atomic_output
 from zqlib.models import CTCModel
 from zqlib.quantization.fold import fold
+from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower
 from zqlib.quantization.prepare import prepare
-from zqlib.quantization.scheme import preset
+from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import QuantizedModel
 from zqlib.synthesis import noise_batches
 
@@ -58,9 +59,8 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
             _save(exact, folder / "float32.onnx")
         if "float16.onnx" in wanted:
             _save(to_float16(exact), folder / "float16.onnx")
-    noise = noise_batches(model.front_end.config.n_mels, *_CALIBRATION, seed=0)
     if wanted & {"qdq.onnx", "program.zq"}:
-        graph, scales = prepare(model.network, noise, scheme, q_dq=True)
+        graph, scales = _prepared(model, scheme)
         if "qdq.onnx" in wanted:
             _save(export_qdq(graph, scales, scheme), folder / "qdq.onnx")
         if "program.zq" in wanted:
@@ -70,8 +70,14 @@ def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> Non
             ).save(folder / "program.zq")  # fmt: skip
     if "qdq-s8s8.onnx" in wanted:
         scheme = preset("w8a8", unsigned_relu=False, offset_swish=False)
-        graph, scales = prepare(model.network, noise, scheme, q_dq=True)
+        graph, scales = _prepared(model, scheme)
         _save(export_qdq(graph, scales, scheme), folder / "qdq-s8s8.onnx")
+
+
+def _prepared(model: CTCModel, scheme: QuantScheme) -> tuple[FloatGraph, dict[str, float]]:
+    """A graph and its scales, calibrated on noise."""
+    noise = noise_batches(model.front_end.config.n_mels, *_CALIBRATION, seed=0)
+    return prepare(model.network, noise, scheme, q_dq=True)
 
 
 def fix_shapes(source: Path, target: Path, features: Tensor) -> None:
