@@ -121,6 +121,10 @@ def test_a_setting_changes_the_synthesis() -> None:
         ({"settings": [{"name": "a", "synthesis": {"odd": 1}}]}, "unknown key 'odd'"),
         ({"settings": [{"name": "a", "synthesis": {"steps": -1}}]}, "steps"),
         ({"settings": [{"name": "a", "synthesis": []}]}, "synthesis of the wrong type"),
+        ({"methods": [{"name": "a"}] * 2}, "twice"),
+        ({"methods": [{"name": "a", "schemes": ["w9a8"]}]}, "weight_bits is 9"),
+        ({"methods": [{"name": "a", "schemes": "w8a8"}]}, "schemes of the wrong type"),
+        ({"methods": [{"name": "a", "changes": {"odd": 1}}]}, "unknown key 'odd'"),
         ({"shortcuts": "all"}, "shortcuts of the wrong type"),
         ({"repeats": 0}, "at least once"),
         (

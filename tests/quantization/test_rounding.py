@@ -38,15 +38,14 @@ def test_the_function_and_its_scales_stay(name: str) -> None:
     assert sorted(after.keys() - before.keys()) == sorted(points(rounded))
 
 
-def test_every_convolution_gets_one_reader_of_8_bits() -> None:
+def test_every_convolution_gets_one_reader_that_rounds() -> None:
     for name in (*BLOCKS, "conformer"):
         graph = round_convolutions(fold(network(name)[0], QuantScheme()))
         linear = linear_layers(graph)
         for operator in graph.operators:
             if "Conv" in type(operator).__name__ and operator.name not in linear:
                 (reader,) = [o for o in graph.operators if operator.output in o.reads]
-                assert isinstance(reader, Activation)
-                assert (len(reader.inputs), reader.bits) == (1, None)
+                assert isinstance(reader, Activation) and len(reader.inputs) == 1
 
 
 def test_where_points_are_added() -> None:
@@ -56,8 +55,7 @@ def test_where_points_are_added() -> None:
         "block1.conv5.rounded", "block1.residual0.rounded",
         "block2.conv1.rounded", "block2.residual0.rounded",
     ]  # fmt: skip
-    conformer = round_convolutions(fold(tiny_conformer.network(), scheme))
-    assert points(conformer) == [f"layer{i}.conv.depthwise.conv.rounded" for i in (0, 1)]
+    assert points(round_convolutions(fold(tiny_conformer.network(), scheme))) == []
 
 
 def test_rounding_again_changes_nothing() -> None:

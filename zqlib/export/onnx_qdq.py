@@ -81,8 +81,7 @@ class _QdqWriter(FloatWriter):
         super().__init__(graph)
         self.scales, self.scheme = dict(scales), scheme
         self.levels = activation_levels(graph, scheme)
-        self._kept = self._kept_sums() if scheme.unsigned_relu else {}
-        self.points = self._rounded() & self.levels.keys()
+        self.points, self._wide = self._rounded()
         if missing := sorted(self.points - scales.keys()):
             raise InputError(
                 f"The tensor {missing[0]!r} has no scale; take those of `calibrate_rounded`."
@@ -95,23 +94,18 @@ class _QdqWriter(FloatWriter):
         if not scheme.unsigned_relu:
             self.convolved = "rows"
 
-    def _rounded(self) -> set[str]:
-        """Names of the tensors to round."""
+    def _rounded(self) -> tuple[set[str], set[str]]:
+        """Names of the tensors to round, and of the convolutions' sums that 8 bits cannot hold."""
         convolutions = [o for o in self.graph.operators if isinstance(o, FloatConv | FloatConv2d)]
         activations = [o for o in self.graph.operators if isinstance(o, Activation)]
         outputs = {o.output for o in convolutions if o.name not in self.linear}
-        written = {o.output for o in activations if len(o.inputs) == 1 and o.inputs[0] in outputs}
+        alone = [o for o in activations if len(o.inputs) == 1 and o.inputs[0] in outputs]
+        written = {o.output for o in alone if o.bits is None}
         if not self.scheme.unsigned_relu:
             branches = [[i for i in o.inputs if i in written] for o in activations]
             written = {name for names in branches for name in names[:-1]}
-        return written - set(self._kept.values()) | {o.input for o in convolutions}
-
-    def _kept_sums(self) -> dict[str, str]:
-        """Sums of convolutions that are read with more than 8 bits, to what would round them."""
-        activations = [o for o in self.graph.operators if isinstance(o, Activation)]
-        alone = {o.output: o for o in activations if len(o.inputs) == 1}
-        wide = {o.inputs[0] for o in alone.values() if o.bits is not None}
-        return {alone[name].inputs[0]: name for name in wide & alone.keys()}
+        points = (written | {o.input for o in convolutions}) & self.levels.keys()
+        return points, {o.inputs[0] for o in alone if o.bits is not None}
 
     def _round_summands_as_their_sum(self) -> None:
         """What convolutions write only for a sum gets the sum's step if its own is finer."""
@@ -164,7 +158,7 @@ class _QdqWriter(FloatWriter):
         self, conv: FloatConv | FloatConv2d, layout: Layout, masked: bool, **attributes: Any
     ) -> str:
         """A convolution between dequantized tensors, or one whose sums are kept and scaled."""
-        if conv.output not in self._kept:
+        if conv.output not in self._wide or not self.scheme.unsigned_relu:
             return super().convolution(conv, layout, masked, **attributes)
         data, (_, zero) = self._integer(conv.input, layout, masked), self._step(conv.input)
         stored, bias_q, scale = self._quantized(conv)

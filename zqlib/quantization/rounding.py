@@ -1,10 +1,9 @@
 """Where a model with Q/DQ rounds and its integer program does not.
 
 Runtimes that read Q/DQ run a convolution in integers if its output is 8-bit as well. An integer
-program keeps some accumulators: the branches of a residual sum, and what a Conformer's depthwise
-convolution hands to a Swish. They get an 8-bit tensor of their own here; before a Swish, where 8
-bits are too few, `zqlib.export.onnx_qdq` may do without. A product of matrices may leave floats, so
-linear layers need none.
+program keeps the accumulators of a residual sum's branches, which get an 8-bit tensor of their own
+here. A product of matrices may leave floats, so linear layers need none; nor does what a depthwise
+convolution of a Conformer hands to a Swish, where 8 bits are too few.
 """
 
 from collections.abc import Sequence
@@ -50,7 +49,7 @@ def calibrate_rounded(
 
 
 def round_convolutions(graph: FloatGraph) -> FloatGraph:
-    """The same function with an `Activation` after every convolution that has none of its own.
+    """The same function with an `Activation` after every convolution of which a sum reads.
 
     Calibration then finds scales for these too, in its one run, beside those that `lower` needs for
     the graph as it was. Applied again, it changes nothing.
@@ -77,6 +76,6 @@ def round_convolutions(graph: FloatGraph) -> FloatGraph:
 
 def _is_rounded(accumulator: str, readers: dict[str, list[FloatOperator]]) -> bool:
     match readers.get(accumulator):
-        case [Activation(inputs=(_,), bits=None)]:
+        case [Activation(inputs=(_,))]:
             return True
     return False

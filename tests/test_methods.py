@@ -1,0 +1,91 @@
+"""The page on methods for fewer bits, on a tiny model."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import write_project
+
+from zqlib.experiments.methods import signal_to_error_db
+from zqlib.files import read_json, write_json
+from zqlib.freshness import inputs, load_parameters, made_from
+from zqlib.notebooks import execute
+from zqlib.results import Record, read_records
+
+METHODS = [
+    {"name": "plain", "schemes": ["w8a8", "w4a8"]},
+    {"name": "groups", "changes": {"weight_group": 4}, "schemes": ["w8a8", "w4a8"]},
+    {"name": "nothing", "changes": {"bias_correction": False}, "schemes": ["w4a8"]},
+    {"name": "other", "changes": {"equalize": True}, "families": ["conformer"]},
+    {"name": "mixed", "changes": {"weight_budget": 5.0}, "schemes": ["w4a8"]},
+]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with the page."""
+    root = write_project(tmp_path_factory.mktemp("methods"))
+    path = root / "workflow" / "profiles" / "smoke.json"
+    write_json(path, read_json(path) | {"methods": METHODS})
+    values = {"profile": "smoke"}
+    digests = inputs(root, load_parameters(root, values).load_profile(), required=True)
+    execute(root, "methods", values, made_from(root, "methods", values, digests))
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(done: Path) -> dict[str, Record]:
+    records = read_records(done / "results", "smoke")
+    return {r.variant: r for r in records if r.experiment == "methods" and r.scheme != "float"}
+
+
+def test_every_method_at_its_widths_once(found: dict[str, Record]) -> None:
+    """A method that changes nothing is left out, and so is one of another family."""
+    assert {name: record.scheme for name, record in found.items()} == {
+        "plain-w8a8": "w8a8", "plain-w4a8": "w4a8", "groups-w8a8": "w8g4a8",
+        "groups-w4a8": "w4g4a8", "mixed-w4a8": "w5.0a8",
+    }  # fmt: skip
+    for name, record in found.items():
+        assert name == f"{record.provenance['method']}-{record.provenance['width']}"
+        assert record.provenance["scheme"]["equalize"] is False
+
+
+def test_fewer_bits_cost_less_and_err_more(found: dict[str, Record]) -> None:
+    plain, few = found["plain-w8a8"].provenance, found["plain-w4a8"].provenance
+    assert few["bops"] == plain["bops"] / 2
+    ratio = {name: record.provenance["held_out_snr_db"] for name, record in found.items()}
+    assert ratio["plain-w8a8"] == ratio["groups-w8a8"] > ratio["mixed-w4a8"] > ratio["plain-w4a8"]
+    assert ratio["groups-w4a8"] > ratio["plain-w4a8"]
+
+
+def test_the_page_names_what_was_found_without_data(done: Path, found: dict[str, Record]) -> None:
+    cells = json.loads((done / "results/smoke/notebooks/methods.ipynb").read_text())["cells"]
+    assert not any("ename" in output for cell in cells for output in cell.get("outputs", []))
+    few = {r.provenance["held_out_snr_db"]: r for n, r in found.items() if n.endswith("w4a8")}
+    best = few[max(few)]
+    low, high = best.delta_ci95 or (0, 0)
+    shown = "".join(next(o for o in cells[-1]["outputs"] if "text/html" in o["data"])
+                    ["data"]["text/html"])  # fmt: skip
+    assert best.provenance["method"] in shown
+    assert f"{best.delta_wer_pct:+.2f} [{low:+.2f}, {high:+.2f}]" in shown
+
+
+def test_signal_to_error_asks_for_the_best_step_and_for_valid_frames() -> None:
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(2, 5, 8, generator=generator)
+    real -= real.mean(1, keepdim=True)
+    error = torch.randn(2, 5, 8, generator=generator)
+    error -= error.mean(1, keepdim=True)
+    error -= (error * real).sum() / real.square().sum() * real  # no step would make it less
+    found = real + 0.1 * error
+    expected = 10 * math.log10(float(real.square().sum() / (0.1 * error).square().sum()))
+    whole = signal_to_error_db(real, found / 0.003, [8, 8])
+    assert whole == pytest.approx(expected, abs=0.1)
+    assert signal_to_error_db(real, found / 7, [8, 8]) == pytest.approx(whole)
+    assert signal_to_error_db(real, found + torch.randn(2, 1, 8), [8, 8]) == pytest.approx(whole)
+    beyond = found.clone()
+    beyond[1, :, 5:] = 99
+    part = signal_to_error_db(real, found, [8, 5])
+    assert signal_to_error_db(real, beyond, [8, 5]) == part != whole
