@@ -62,7 +62,7 @@ def test_quantize(zq: Run, here: Path, prepared: Path) -> None:
     assert status == 0
     assert re.fullmatch(
         r"new/a\.zq: quartznet tiny0, w8a8, synthetic calibration "
-        r"\(minmax ranges, nearest weights\), "
+        r"\(minmax ranges; nearest weights, minmax steps\), "
         r"\d+\.\d\d MB \(\d+\.\d\dx smaller than float32\)\n", out,
     )  # fmt: skip
     assert left(here) == ["new", "new/a.zq"]
@@ -72,7 +72,7 @@ def test_quantize(zq: Run, here: Path, prepared: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "name", "kind"),
     [
-        (["--bits", "4"], "w4a4", "synthetic"),
+        (["--bits", "4"], "w4g16a8", "synthetic"),
         (["--scheme", "w4a8", "--ranges", "mse"], "w4a8", "synthetic"),
         (["--calibration", "noise", "--ranges", "percentile"], "w8a8", "noise"),
         (["--calibration", "real", "--manifest", "MANIFEST"], "w8a8", "real"),
@@ -256,7 +256,7 @@ def test_a_hostile_model_runs_nothing(here: Path, prepared: Path) -> None:
         (["--bits", "1"], "weight_bits is 1; give an integer from 2 to 8"),
         (["--bits", "9"], "weight_bits is 9"),
         (["--bits", "0"], "weight_bits is 0"),
-        (["--bits", "-1"], "w-1a-1"),
+        (["--bits", "-1"], "w-1g16a8"),
         (["--bits", "abc"], "Invalid value for '--bits'"),
         (["--bits", "8", "--scheme", "w8a8"], "not both"),
         (["--scheme", "junk"], "'junk' is not a quantization scheme"),

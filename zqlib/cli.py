@@ -114,10 +114,12 @@ def quantize(
     )
     quantized.save(output)
     size_mb = output.stat().st_size / 1e6
+    used = given.scheme
+    corrected = ", biases corrected" if used.bias_correction else ""
     print(
-        f"{output}: {quantized.family} {quantized.name}, {given.scheme.name}, {calibration} "
-        f"calibration ({given.scheme.range_method} ranges, {given.scheme.weight_rounding} "
-        f"weights), "
+        f"{output}: {quantized.family} {quantized.name}, {used.name}, {calibration} "
+        f"calibration ({used.range_method} ranges; {used.weight_rounding} weights, "
+        f"{used.weight_range_method} steps{corrected}), "
         f"{size_mb:.2f} MB ({given.model.size_mb / size_mb:.2f}x smaller than float32)"
     )
     if quantized.scheme.layer_bits:

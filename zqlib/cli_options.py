@@ -20,7 +20,13 @@ __all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Format", "Manifest",
            "Scheme", "Seed", "Steps", "Synthesis", "calibrated", "check_format", "needs_export",
            "Weights", "print_table"]  # fmt: skip
 
-Bits = Annotated[int | None, typer.Option(help="2 to 8, for weights and activations [default: 8]")]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        help="2 to 8, of weights; activations have as many, but 8 where weights have fewer than 6 "
+        "[default: 8]"
+    ),
+]
 Scheme = Annotated[
     str | None,
     typer.Option(
@@ -143,12 +149,12 @@ def calibrated(
     """
     from zqlib.calibration_data import calibration_batches, synthesis_config
     from zqlib.models import load_model
-    from zqlib.quantization.scheme import preset, usual_scheme
+    from zqlib.quantization.scheme import preset, usual_name, usual_scheme
 
     if bits is not None and scheme is not None:
         raise InputError("Give --bits or --scheme, not both.")
     name = "w8a8" if scheme is None else scheme
-    name = name if bits is None else f"w{bits}a{bits}"
+    name = name if bits is None else usual_name(bits)
     overrides: dict[str, Any] = {"unsigned_relu": unsigned, "offset_swish": unsigned}
     if ranges is not None:
         overrides["range_method"] = ranges

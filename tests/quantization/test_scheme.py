@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import reproducible
 
 from zqlib.errors import InputError
-from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
+from zqlib.quantization.scheme import QuantScheme, preset, usual_name, usual_scheme
 
 
 @reproducible
@@ -149,3 +149,9 @@ def test_preset_beyond_the_bits_is_refused(name: str) -> None:
 def test_malformed_preset_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="w<bits>a<bits>"):
         preset(name)
+
+
+def test_what_a_number_of_bits_stands_for() -> None:
+    names = [usual_name(bits) for bits in range(2, 9)]
+    assert names == ["w2g16a8", "w3g16a8", "w4g16a8", "w5g16a8", "w6a6", "w7a7", "w8a8"]
+    assert all(preset(name).name == name for name in names)

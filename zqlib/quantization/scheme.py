@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 
 from zqlib.errors import InputError
 
-__all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_scheme"]
+__all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_name", "usual_scheme"]
 
 RangeMethod = Literal["minmax", "percentile", "mse", "moving-average"]
 ResidualSum = Literal["whole", "partial", "shared"]
@@ -16,6 +16,7 @@ WeightRounding = Literal["nearest", "gptq"]
 BudgetOf = Literal["size", "operations"]
 
 _LARGEST_GROUP = 4096
+_LEAST_ACTIVATION_BITS, _GROUP = 6, 16  # of what is usual
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,16 @@ def preset(name: str, **overrides: Any) -> QuantScheme:
     if group is not None:
         given["weight_group"] = int(group)
     return QuantScheme(**(given | overrides))
+
+
+def usual_name(bits: int) -> str:
+    """The short name of the scheme to take when only a number of bits is asked for.
+
+    Down to 6 bits, the paper's smallest, for weights and activations alike. With fewer, activations
+    lose most of what is heard, and sub-scales of weights cost little for what they save (the book's
+    page *Fewer bits without data*): `w4g16a8`.
+    """
+    return f"w{bits}a{bits}" if bits >= _LEAST_ACTIVATION_BITS else f"w{bits}g{_GROUP}a8"
 
 
 def usual_scheme(name: str, family: str, **overrides: Any) -> QuantScheme:
