@@ -44,8 +44,8 @@ Ranges = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(
-        help="rounding of weights: nearest or gptq (second order, on the calibration data) "
-        "[default: gptq below 8 bits]"
+        help="rounding of weights: nearest, gptq (second order, on the calibration data) or "
+        "adaround (learned on it, slower) [default: gptq below 8 bits]"
     ),
 ]
 Calibration = Annotated[

@@ -26,10 +26,12 @@ METHODS: list[dict[str, Any]] = [
     {"weight_range_method": "mse"},
     {"bias_correction": True},
     {"weight_rounding": "gptq"},
+    {"weight_rounding": "adaround"},
     {"weight_range_method": "mse", "weight_rounding": "gptq", "bias_correction": True},
     {"weight_group": 4},
     {"weight_group": 4, "weight_range_method": "mse", "weight_rounding": "gptq",
      "bias_correction": True},
+    {"weight_group": 4, "weight_rounding": "adaround", "bias_correction": True},
 ]  # fmt: skip
 
 
@@ -90,9 +92,12 @@ def loss(name: str, **methods: Any) -> float:
     return total
 
 
+@pytest.mark.parametrize("rounding", ["gptq", "adaround"])
 @pytest.mark.parametrize("name", ["residual", "dense", "conformer"])
-def test_gptq_is_nearer_to_the_float_model(name: str) -> None:
-    assert loss(name, weight_rounding="gptq") < 0.8 * loss(name)
+def test_roundings_that_see_the_data_are_nearer_to_the_float_model(
+    name: str, rounding: str
+) -> None:
+    assert loss(name, weight_rounding=rounding) < 0.8 * loss(name)
 
 
 def test_corrected_biases_restore_the_means() -> None:

@@ -12,7 +12,7 @@ __all__ = ["QuantScheme", "RangeMethod", "ResidualSum", "preset", "usual_name", 
 RangeMethod = Literal["minmax", "percentile", "mse", "moving-average"]
 ResidualSum = Literal["whole", "partial", "shared"]
 WeightRangeMethod = Literal["minmax", "mse"]
-WeightRounding = Literal["nearest", "gptq"]
+WeightRounding = Literal["nearest", "gptq", "adaround"]
 BudgetOf = Literal["size", "operations"]
 
 _LARGEST_GROUP = 4096
@@ -46,7 +46,8 @@ class QuantScheme:
         weight_range_method: whether a channel's last level is its largest |w| (`minmax`) or where
             rounding and clipping its weights have the least squared error (`mse`).
         weight_rounding: to the `nearest` level, or for the least squared error of the products with
-            what calibration data the layer reads (`gptq`).
+            what calibration data the layer reads: to where earlier errors are made up for (`gptq`),
+            or to the one of its two neighbouring levels that gradients find (`adaround`).
         bias_correction: add to each bias what rounding the weights takes off the mean output.
         weight_group: how many weights of an output, of fewer than 8 bits, share an integer
             sub-scale: a weight times it is still an int8. None for no sub-scales.

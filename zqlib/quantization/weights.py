@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from zqlib.quantization.adaround import learned_rounding
 from zqlib.quantization.calibrate import activation_levels, zero_points
 from zqlib.quantization.gptq import second_order_rounding
 from zqlib.quantization.graph import FloatGraph, Value, execute
@@ -20,6 +21,7 @@ from zqlib.quantization.weight_grid import layer_bits, nearest, on_grid, with_st
 __all__ = ["quantize_weights"]
 
 _MOST_INPUTS = 2048  # rounded together: a Jasper's 896 channels of 29 taps would fill the memory
+_ROUNDINGS = {"gptq": second_order_rounding, "adaround": learned_rounding}
 
 
 def quantize_weights(
@@ -31,8 +33,8 @@ def quantize_weights(
 ) -> FloatGraph:
     """Give every convolution the weights, their scale and the bias that a scheme asks for.
 
-    GPTQ and the correction of biases look at what a convolution is going to read: the graph runs
-    once, its activations and the weights of the layers before already rounded.
+    GPTQ, AdaRound and the correction of biases look at what a convolution is going to read: the
+    graph runs once, its activations and the weights of the layers before already rounded.
 
     Args:
         graph: the folded model.
@@ -82,13 +84,14 @@ def _quantized(
     conv, step = with_steps(conv, scheme)
     bits, rows = layer_bits(conv, scheme), weight_rows(conv)
     mean = _mean_patch(conv, source) if scheme.bias_correction else None
-    if scheme.weight_rounding == "gptq":
+    if scheme.weight_rounding == "nearest":
+        grid = nearest(rows, step, bits)
+    else:
+        round_part = _ROUNDINGS[scheme.weight_rounding]
         moments = _second_moments(conv, source, mean)
         split = (torch.split(x, _MOST_INPUTS, 2) for x in (rows, step.expand_as(rows)))
         parts = zip(*split, moments, strict=True)
-        grid = torch.cat([second_order_rounding(w, m, s, bits) for w, s, m in parts], 2)
-    else:
-        grid = nearest(rows, step, bits)
+        grid = torch.cat([round_part(w, m, s, bits) for w, s, m in parts], 2)
     rounded = replace(conv, weight=grid.view(conv.weight.shape).float())
     if mean is None:
         return rounded
