@@ -1,7 +1,7 @@
 """Terms that a synthesis may add to its objective, beside the statistics of BatchNorm.
 
 Each is what trained models make of speech, though no BatchNorm says so: log-mels change slowly, a
-CTC model is sure of nearly every frame, and LayerNorm hands on channels that differ over time.
+CTC model is sure of nearly every frame, and each channel of a LayerNorm varies over time.
 """
 
 from typing import Any, Self
@@ -15,6 +15,8 @@ from zqlib.errors import InputError
 from zqlib.models.layers import valid_frames
 
 __all__ = ["LayerNormInputs", "output_entropy", "roughness"]
+
+_EPS = 1e-3  # as of the BatchNorms of QuartzNet; without, a constant channel is infinitely far
 
 
 def roughness(features: Tensor, lengths: Tensor) -> Tensor:
@@ -81,10 +83,6 @@ class LayerNormInputs:
             x = functional.layer_norm(x, x.shape[2:], eps=norm.eps)
             x = x[valid_frames(x.shape[1], lengths)]
             variance, mean = torch.var_mean(x, dim=0, correction=0)
-            # without an eps, a channel that never changes would be infinitely far
             target = torch.full_like(variance, 1 + _EPS)
             total = total + normal_divergence(torch.zeros_like(mean), target, mean, variance + _EPS)
         return total
-
-
-_EPS = 1e-3  # as of the BatchNorms of QuartzNet
