@@ -17,12 +17,12 @@ from zqlib.errors import InputError
 from zqlib.models import CTCModel
 from zqlib.models.jasper import BlockConfig
 from zqlib.models.layers import BatchNorm
+from zqlib.noise import noise_batches
 from zqlib.synthesis import (
     REDUCED,
     SynthesisConfig,
     SyntheticBatch,
     as_calibration,
-    noise_batches,
     synthesize,
 )
 
@@ -221,6 +221,7 @@ def variants(tmp_path: Path) -> Iterator[tuple[str, CTCModel, dict[str, Any]]]:
         {"seed": 1}, {"steps": 5}, {"frames": 49}, {"min_frames": 21}, {"deviation": "authors"},
         {"learning_rate": 0.04}, {"init_amplitude": 0.2}, {"patience": 1}, {"batch_size": 4},
         {"initialisation": "pink"}, {"bfloat16": True}, {"objective": "squares"},
+        {"joint": True}, {"entropy": 1.0}, {"smoothness": 1.0},
     ):  # fmt: skip
         yield str(change), plain, change
 
@@ -271,7 +272,8 @@ def test_the_defaults_are_the_authors() -> None:
         {"learning_rate": float("inf")}, {"min_learning_rate": -1}, {"init_amplitude": 0},
         {"init_amplitude": None}, {"initialisation": "white"}, {"deviation": "both"},
         {"initialisation": "pink", "frames": 1, "min_frames": 1}, {"deviation": ["model"]},
-        {"objective": "l1"},
+        {"objective": "l1"}, {"joint": 1}, {"entropy": -1}, {"smoothness": float("nan")},
+        {"layer_norm": "much"}, {"smoothness": 1, "min_frames": 1},
         {"seed": -1}, {"bfloat16": "yes"},
         {"seed": "x"}, {"seed": 10**30}, {"seed": None}, ["steps"], 5, "steps",
     ],

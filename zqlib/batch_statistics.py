@@ -8,7 +8,11 @@ from torch import Tensor, nn
 from zqlib.errors import InputError
 from zqlib.models.layers import BatchNorm, masked
 
-__all__ = ["BatchStatistics", "Moments", "distance", "divergence", "layer_statistics"]
+__all__ = ["BatchStatistics", "Moments", "Statistics", "distance", "divergence",
+           "layer_statistics", "normal_divergence", "pooled"]  # fmt: skip
+
+Statistics = dict[str, tuple[Tensor, Tensor]]
+"""Mean and variance per channel, by the name of a layer."""
 
 
 class BatchStatistics:
@@ -26,7 +30,7 @@ class BatchStatistics:
         self.norms = {n: m for n, m in network.named_modules() if isinstance(m, BatchNorm)}
         if not self.norms:
             raise InputError("The model has no BatchNorm, so it holds no statistics to match.")
-        self.values: dict[str, tuple[Tensor, Tensor]] = {}
+        self.values: Statistics = {}
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
@@ -71,9 +75,15 @@ class Moments(torch.autograd.Function):
 def divergence(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
     """Mean over channels of KL( N(mu_bn, sigma_bn) || N(mu_batch, sigma_batch) )."""
     assert norm.running_mean is not None and norm.running_var is not None
-    target, variance = norm.running_var + eps, variance + eps
-    shift = (norm.running_mean - mean).square()
-    return (0.5 * torch.log(variance / target) + (target + shift) / (2 * variance) - 0.5).mean()
+    return normal_divergence(norm.running_mean, norm.running_var + eps, mean, variance + eps)
+
+
+def normal_divergence(
+    target_mean: Tensor, target_variance: Tensor, mean: Tensor, variance: Tensor
+) -> Tensor:
+    """Mean over channels of KL( N(target) || N(found) ); all (channels,)."""
+    spread = target_variance + (target_mean - mean).square()
+    return (0.5 * torch.log(variance / target_variance) + spread / (2 * variance) - 0.5).mean()
 
 
 def distance(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> Tensor:
@@ -83,9 +93,20 @@ def distance(norm: BatchNorm, mean: Tensor, variance: Tensor, eps: float) -> Ten
     return ((norm.running_mean - mean).square() + deviations.square()).mean()
 
 
-def layer_statistics(
-    network: nn.Module, features: Tensor, lengths: Tensor
-) -> dict[str, tuple[Tensor, Tensor]]:
+def pooled(earlier: Statistics, later: Statistics, share: float) -> Statistics:
+    """Statistics of two sets together, a `share` of whose frames is later; none may be earlier."""
+    if not earlier:
+        return later
+    result = {}
+    for name, (mean, variance) in later.items():
+        mean_before, variance_before = earlier[name]
+        between = share * (1 - share) * (mean - mean_before).square()
+        variance = torch.lerp(variance_before, variance, share) + between
+        result[name] = torch.lerp(mean_before, mean, share), variance
+    return result
+
+
+def layer_statistics(network: nn.Module, features: Tensor, lengths: Tensor) -> Statistics:
     """Mean and variance per channel at the input of every BatchNorm, by module name."""
     with torch.no_grad(), BatchStatistics(network) as statistics:
         network(features, lengths)

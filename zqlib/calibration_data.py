@@ -11,7 +11,8 @@ from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
 from zqlib.files import read_json, sha256_file, user_cache
 from zqlib.models import CTCModel
-from zqlib.synthesis import REDUCED, SynthesisConfig, as_calibration, noise_batches, synthesize
+from zqlib.noise import noise_batches
+from zqlib.synthesis import REDUCED, SynthesisConfig, as_calibration, synthesize
 
 __all__ = ["CALIBRATIONS", "calibration_batches", "synthesis_cache", "synthesis_config"]
 

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -21,18 +22,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zqlib import batch_statistics
-from zqlib.batch_statistics import BatchStatistics, distance, divergence
+from zqlib import batch_statistics, noise, objectives
+from zqlib.batch_statistics import (
+    BatchStatistics,
+    Statistics,
+    distance,
+    divergence,
+    layer_statistics,
+    pooled,
+)
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
 from zqlib.models import layers
+from zqlib.noise import pink_noise
+from zqlib.objectives import LayerNormInputs, output_entropy, roughness
 
 __all__ = [
     "REDUCED",
     "SynthesisConfig",
     "SyntheticBatch",
     "as_calibration",
-    "noise_batches",
     "synthesize",
 ]
 
@@ -49,7 +58,8 @@ class SynthesisConfig:
     """Parameters of the synthesis.
 
     Attributes:
-        batches, batch_size, frames: shape of the synthetic set; each batch is optimised alone.
+        batches, batch_size, frames: shape of the synthetic set; each batch is optimised alone,
+            unless `joint`.
         min_frames: lengths are drawn from [min_frames, frames], and statistics are taken over the
             valid frames; equal to `frames`, every utterance is full (the authors' setting).
         steps: Adam steps per batch.
@@ -64,6 +74,14 @@ class SynthesisConfig:
         objective: what is minimised, summed over layers: `kl`, the divergence of the normal
             distributions, as the authors; or `squares`, the squared differences of means and
             deviations, as ZeroQ does for images.
+        joint: match the statistics over the whole set: those of a batch are pooled with those of
+            the batches before it, which stay as they are; all weigh the same. So each batch
+            makes up for what the earlier ones missed.
+        entropy: weight of a term, the mean entropy of the output's distributions (nats).
+        smoothness: of another, the mean square of the step from one frame to the next.
+        layer_norm: of a third, how far the channels that a LayerNorm has normalised are from
+            mean 0 and deviation 1 over time: the divergence, summed over layers. All three are
+            of a batch alone (zqlib.objectives); 0, the authors' setting, leaves a term out.
         seed: of the initial noise and the lengths; batch i uses seed + i.
         bfloat16: compute products in bfloat16; pays on processors with instructions for it.
     """
@@ -80,6 +98,10 @@ class SynthesisConfig:
     init_amplitude: float = 0.3
     deviation: Deviation = "model"
     objective: Objective = "kl"
+    joint: bool = False
+    entropy: float = 0.0
+    smoothness: float = 0.0
+    layer_norm: float = 0.0
     seed: int = 0
     bfloat16: bool = False
 
@@ -95,10 +117,17 @@ class SynthesisConfig:
             value = getattr(self, name)
             if type(value) not in (int, float) or not 0 < value < float("inf"):
                 raise InputError(f"The synthesis needs a positive number as its {name}.")
+        for name in ("entropy", "smoothness", "layer_norm"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value < float("inf"):
+                raise InputError(f"The synthesis needs a number of at least 0 as its {name}.")
+        if self.smoothness and self.min_frames < 2:
+            raise InputError("Smoothness needs min_frames of at least 2.")
         if type(self.seed) is not int or not 0 <= self.seed < _SEEDS:
             raise InputError(f"The synthesis needs an integer seed from 0 to {_SEEDS - 1}.")
-        if type(self.bfloat16) is not bool:
-            raise InputError("The synthesis needs true or false as its bfloat16.")
+        for name in ("joint", "bfloat16"):
+            if type(getattr(self, name)) is not bool:
+                raise InputError(f"The synthesis needs true or false as its {name}.")
         if self.initialisation not in get_args(Initialisation):
             raise InputError(f"initialisation is {self.initialisation!r}; use 'uniform' or 'pink'.")
         if self.initialisation == "pink" and self.frames < 2:
@@ -142,7 +171,7 @@ class SyntheticBatch:
         features: (batch, n_mels, frames) float32, zero beyond each length.
         lengths: (batch,) int64.
         loss: (steps + 1, layers) float32: the objective at every BatchNorm before each step, and
-            after the last.
+            after the last; of joint batches, with all those before.
     """
 
     features: Tensor
@@ -160,7 +189,8 @@ def synthesize(
     """Optimise a synthetic set against a network's BatchNorm statistics.
 
     Args:
-        network: (features, lengths) -> anything, with `BatchNorm` layers, in evaluation mode.
+        network: (features, lengths) -> log-probabilities (batch, frames', classes) and lengths,
+            with `BatchNorm` layers, in evaluation mode.
         n_mels: mel bands of the features.
         config: the parameters.
         cache: a folder where each finished batch is kept, so that an interrupted synthesis
@@ -172,11 +202,12 @@ def synthesize(
         `config.batches` batches.
 
     Raises:
-        InputError: the network has no BatchNorm, or the loss is not finite (a learning rate that
-            is too large).
+        InputError: the network has no BatchNorm, or no LayerNorm where they shall be matched; or
+            the loss is not finite (a learning rate that is too large).
     """
     identity = _identity(network, n_mels, config)
     batches = []
+    earlier: Statistics = {}
     with tqdm(
         total=config.batches * config.steps, desc="synthesis", unit="step", disable=not progress
     ) as bar:
@@ -184,13 +215,16 @@ def synthesize(
             path = cache / f"{identity}-{index:03d}.safetensors" if cache else None
             batch = _load_batch(path) if path else None
             if batch is None:
-                batch = _synthesize_batch(network, n_mels, config, index, bar)
+                batch = _synthesize_batch(network, n_mels, config, index, earlier, bar)
                 if path:
                     with atomic_output(path) as temporary:
                         save_file(vars(batch), temporary)
             else:
                 bar.update(config.steps)
             batches.append(batch)
+            if config.joint:
+                found = layer_statistics(network, batch.features, batch.lengths)
+                earlier = pooled(earlier, found, 1 / (index + 1))
     return batches
 
 
@@ -204,6 +238,8 @@ def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
     for module in (
         __file__,
         batch_statistics.__file__,
+        noise.__file__,
+        objectives.__file__,
         layers.__file__,
         inspect.getfile(type(network)),
     ):
@@ -221,42 +257,23 @@ def _load_batch(path: Path) -> SyntheticBatch | None:
         return None  # absent or damaged: made again
 
 
-def _initial(
-    n_mels: int, config: SynthesisConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _synthesize_batch(
+    network: nn.Module,
+    n_mels: int,
+    config: SynthesisConfig,
+    index: int,
+    earlier: Statistics,
+    bar: Any,
+) -> SyntheticBatch:
+    generator = torch.Generator().manual_seed(config.seed + index)
     shape = (config.batch_size, n_mels, config.frames)
     if config.initialisation == "pink":
-        features = _pink_noise(shape, generator)
+        features = pink_noise(shape, generator)
     else:
         features = (2 * torch.rand(shape, generator=generator) - 1) * config.init_amplitude
     lengths = torch.randint(
         config.min_frames, config.frames + 1, (config.batch_size,), generator=generator
     )
-    return features, lengths
-
-
-def _pink_noise(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-    """(batch, n_mels, frames): white noise divided by its frequency, normalised per band.
-
-    One cycle over all bands counts as four over all frames: neighbouring bands differ less than
-    distant moments do.
-    """
-    _, n_mels, frames = shape
-    spectrum = torch.fft.rfft2(torch.randn(shape, generator=generator))
-    cycles_in_time = torch.fft.rfftfreq(frames) * frames
-    cycles_over_bands = torch.fft.fftfreq(n_mels)[:, None] * n_mels
-    frequency = torch.hypot(cycles_in_time, 4 * cycles_over_bands).clamp(min=1)
-    noise = torch.fft.irfft2(spectrum / frequency, s=(n_mels, frames))
-    deviation, mean = torch.std_mean(noise, dim=2, keepdim=True)
-    normalised: Tensor = (noise - mean) / deviation
-    return normalised
-
-
-def _synthesize_batch(
-    network: nn.Module, n_mels: int, config: SynthesisConfig, index: int, bar: Any
-) -> SyntheticBatch:
-    generator = torch.Generator().manual_seed(config.seed + index)
-    features, lengths = _initial(n_mels, config, generator)
     valid = (torch.arange(config.frames) < lengths[:, None])[:, None, :]
     features = (features * valid).requires_grad_()
     optimizer = torch.optim.Adam([features], lr=config.learning_rate)
@@ -264,15 +281,17 @@ def _synthesize_batch(
         optimizer, patience=config.patience, min_lr=config.min_learning_rate
     )
     history = []
-    with BatchStatistics(network) as statistics:
+    layer_norms = LayerNormInputs(network) if config.layer_norm else None
+    with BatchStatistics(network) as statistics, layer_norms or nullcontext():
         for step in range(config.steps + 1):
             with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
-                network(features, lengths)
+                log_probs, out_lengths = network(features, lengths)
+            found = pooled(earlier, statistics.values, 1 / (index + 1))
             losses = torch.stack(
                 [
                     _OBJECTIVES[config.objective](
                         norm,
-                        *statistics.values[name],
+                        *found[name],
                         eps=norm.eps if config.deviation == "model" else _AUTHORS_EPS,
                     )
                     for name, norm in statistics.norms.items()
@@ -280,6 +299,12 @@ def _synthesize_batch(
             )
             history.append(losses.detach())
             loss = losses.sum()
+            if config.entropy:
+                loss = loss + config.entropy * output_entropy(log_probs, out_lengths)
+            if config.smoothness:
+                loss = loss + config.smoothness * roughness(features, lengths)
+            if layer_norms:
+                loss = loss + config.layer_norm * layer_norms.divergence(out_lengths)
             if not torch.isfinite(loss):
                 raise InputError(
                     f"The synthesis diverged at step {step}; choose a smaller learning rate."
@@ -295,25 +320,6 @@ def _synthesize_batch(
             bar.update()
             bar.set_postfix(batch=index, loss=f"{loss.item():.1f}")
     return SyntheticBatch(features.detach(), lengths, torch.stack(history))
-
-
-def noise_batches(
-    n_mels: int, batches: int, batch_size: int, frames: int, seed: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Gaussian noise, N(0, 1) per mel: the baseline without any information from the model.
-
-    Real features are normalised to mean 0 and deviation 1 per mel, so this matches their first two
-    moments and nothing else.
-
-    Returns:
-        `batches` pairs of features (batch, n_mels, frames) float32 and lengths (batch,) int64.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    lengths = torch.full((batch_size,), frames)
-    return [
-        (torch.randn(batch_size, n_mels, frames, generator=generator), lengths)
-        for _ in range(batches)
-    ]
 
 
 def as_calibration(batches: Sequence[SyntheticBatch]) -> list[tuple[Tensor, Tensor]]:

@@ -14,13 +14,13 @@ from zqlib.export.onnx_half import to_float16
 from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import atomic_output
 from zqlib.models import CTCModel
+from zqlib.noise import noise_batches
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower
 from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import QuantizedModel
-from zqlib.synthesis import noise_batches
 
 __all__ = ["case_features", "file_of", "fix_shapes", "write_files"]
 

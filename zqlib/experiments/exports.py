@@ -19,6 +19,7 @@ from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import read_json, write_json
 from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.integer.packing import stored_bits
+from zqlib.noise import noise_batches
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
 from zqlib.quantization.fold import fold
@@ -26,7 +27,6 @@ from zqlib.quantization.prepare import prepare
 from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
-from zqlib.synthesis import noise_batches
 
 __all__ = ["exports_experiment"]
 
