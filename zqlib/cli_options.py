@@ -45,7 +45,7 @@ Weights = Annotated[
     str | None,
     typer.Option(
         help="rounding of weights: nearest, gptq (second order, on the calibration data) or "
-        "adaround (learned on it, slower) [default: gptq below 8 bits]"
+        "adaround (learned on it, slower) [default: gptq for 6 and 7 bits, adaround below]"
     ),
 ]
 Calibration = Annotated[

@@ -50,7 +50,8 @@ def test_weights_that_leave_an_end_unused_go_to_the_nearest_level() -> None:
 @pytest.mark.parametrize("family", ["quartznet", "jasper", "conformer"])
 def test_usual_methods_give_way_to_a_choice(family: str) -> None:
     assert usual_scheme("w8a8", family).weight_rounding == "nearest"
-    assert usual_scheme("w4a8", family).weight_rounding == "gptq"
+    assert usual_scheme("w6a6", family).weight_rounding == "gptq"
+    assert usual_scheme("w4a8", family).weight_rounding == "adaround"
     chosen = usual_scheme("w4a8", family, weight_rounding="nearest", range_method="percentile")
     assert (chosen.name, chosen.weight_rounding, chosen.range_method) == (
         "w4a8", "nearest", "percentile",
@@ -129,7 +130,7 @@ def test_preset_with_sub_scales() -> None:
 def test_preset_with_bits_on_average() -> None:
     assert preset("w4.5g16a8") == QuantScheme(weight_budget=4.5, weight_group=16)
     assert (preset("w4.5a6").name, preset("w4.0a8").name) == ("w4.5a6", "w4.0a8")
-    assert usual_scheme("w4.5a8", "quartznet").weight_rounding == "gptq"
+    assert usual_scheme("w4.5a8", "quartznet").weight_rounding == "adaround"
     assert hash(QuantScheme(layer_bits={"decoder": 4})) == hash(QuantScheme())
     with pytest.raises(InputError, match=r"weight_budget is 1\.5"):
         preset("w1.5a8")

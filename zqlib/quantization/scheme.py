@@ -185,15 +185,17 @@ def usual_scheme(name: str, family: str, **overrides: Any) -> QuantScheme:
     Ranges: for the mini Jasper, MSE costs less on average over the seeds of the synthesis. Once a
     graph is equalized, min/max loses least for a Conformer (2 to 3 dB at the logits); for QuartzNet
     no method is better on all data (measured on the pages *What each choice is worth*).
-    Weights of fewer than 8 bits: second-order rounding with corrected biases, and for a Conformer
-    steps of the least squared error, which QuartzNet's depthwise weights do not bear.
+    Weights of fewer than 8 bits: corrected biases, rounding that is learned where they have fewer
+    than 6 and of second order above, where it is as good and faster; and for a Conformer steps of
+    the least squared error, which QuartzNet's depthwise weights do not bear.
 
     Raises:
         InputError: as for `preset`.
     """
     usual: dict[str, Any] = {"range_method": "mse" if family == "jasper" else "minmax"}
     named = preset(name)
-    if named.weight_bits < 8 or named.weight_budget is not None:
-        usual |= {"weight_rounding": "gptq", "bias_correction": True}
+    bits = named.weight_budget or named.weight_bits
+    if bits < 8:
+        usual |= {"weight_rounding": "adaround" if bits < 6 else "gptq", "bias_correction": True}
         usual["weight_range_method"] = "mse" if family == "conformer" else "minmax"
     return preset(name, **(usual | overrides))
