@@ -92,8 +92,8 @@ class Constants:
         return int(self.arrays[operator.name, name].ctypes.data)
 
     def is_upper(self, operator: Requantize, index: int) -> bool:
-        """Whether a term's results lie in the upper halves of its 64-bit products."""
-        return bool((self.arrays[operator.name, f"e{index}"] >= 32).all())
+        """Whether a term's results and their rounding lie in the upper halves of its products."""
+        return bool((self.arrays[operator.name, f"e{index}"] >= 33).all())
 
     def _arrays_of(self, operator: Operator) -> Iterator[tuple[str, Array]]:
         match operator:
@@ -120,9 +120,9 @@ class Constants:
                 every = slice(None, None, image.bands if image else 1)
                 for index, term in enumerate(operator.terms):
                     # 0 * 2^-e is 0 whatever e: take one that keeps a term in the upper half
-                    e = term.e.int().masked_fill(term.m == 0, 32)
+                    e = term.e.int().masked_fill(term.m == 0, 33)
                     yield f"m{index}", pad_channels(term.m[every].numpy(), 0)
-                    yield f"e{index}", pad_channels(e[every].numpy(), 32)
+                    yield f"e{index}", pad_channels(e[every].numpy(), 33)
             case LayerNorm():
                 shift = operator.constants.e.long()
                 rounding = operator.constants.offset + (torch.ones_like(shift) << (shift - 1))

@@ -142,7 +142,7 @@ def _call(commands: Iterable[list[str]]) -> None:
     except OSError as error:
         raise InputError(
             f"The engine cpu compiles its kernels with {_compiler()[0]!r}, which cannot be run "
-            f"({error.strerror}); install a C++17 compiler or name one in CXX."
+            f"({error.strerror}); install GCC 11, Clang 12 or later, or name one in CXX."
         ) from error
     said = [process.communicate()[1] for process in started]
     for process, errors in zip(started, said, strict=True):
@@ -150,5 +150,5 @@ def _call(commands: Iterable[list[str]]) -> None:
             first = next((line for line in errors.splitlines() if "error" in line), errors[:200])
             raise InputError(
                 f"The engine cpu could not compile its kernels with {_compiler()[0]!r} "
-                f"({first.strip()}); name a C++17 compiler in CXX."
+                f"({first.strip()}); name GCC 11, Clang 12 or later in CXX."
             )

@@ -12,10 +12,10 @@ namespace zq {
 // One summand of a requantization: round(x * m * 2^-e) per channel.
 struct Term {
   const void* values;  // null: the accumulator that the kernel has just computed
-  const int32_t* m;    // padded with 0 to whole vectors, as e with 1
+  const int32_t* m;    // padded with 0 to whole vectors, as e with 33
   const int32_t* e;
   int64_t wide;   // values are int32, not bytes
-  int64_t upper;  // every e is at least 32: the result lies in the upper half of the product
+  int64_t upper;  // every e is at least 33: result and rounding lie in the upper half of the product
   int64_t zero;
 };
 

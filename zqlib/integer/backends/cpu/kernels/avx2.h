@@ -85,26 +85,21 @@ struct Avx2 {
   }
 
   struct UpperMultiplier {
-    __m256i m[2], half[2], e;  // e - 32 for all lanes
+    __m256i m[2], half, e;  // of the upper halves: 2^(e - 33) and e - 32
   };
 
   static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
-    const __m256i one = _mm256_set1_epi64x(1), shift = load(e);
-    const __m256i even = _mm256_and_si256(shift, _mm256_set1_epi64x(0xffffffff));
-    const __m256i odd = _mm256_srli_epi64(shift, 32);
-    return {{load(m), _mm256_srli_epi64(load(m), 32)},
-            {_mm256_sllv_epi64(one, _mm256_sub_epi64(even, one)),
-             _mm256_sllv_epi64(one, _mm256_sub_epi64(odd, one))},
-            _mm256_sub_epi32(shift, _mm256_set1_epi32(32))};
+    const __m256i shift = _mm256_sub_epi32(load(e), fill(32)), one = fill(1);
+    const __m256i half = _mm256_sllv_epi32(one, _mm256_sub_epi32(shift, one));
+    return {{load(m), _mm256_srli_epi64(load(m), 32)}, half, shift};
   }
 
-  // The same of a vector in memory, where every e is at least 32: the upper halves of the products
-  // are shifted together, arithmetically.
-  static Int scale(const int32_t* from, const UpperMultiplier& by) {
-    const __m256i even = _mm256_add_epi64(_mm256_mul_epi32(load(from), by.m[0]), by.half[0]);
-    const __m256i odd = _mm256_add_epi64(_mm256_mul_epi32(load(from + 1), by.m[1]), by.half[1]);
+  // The same where every e is at least 33: upper halves are rounded and shifted together.
+  static Int scale(Int x, const UpperMultiplier& by) {
+    const __m256i even = _mm256_mul_epi32(x, by.m[0]);
+    const __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(x, 32), by.m[1]);
     const __m256i upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-    return _mm256_srav_epi32(upper, by.e);
+    return _mm256_srav_epi32(_mm256_add_epi32(upper, by.half), by.e);
   }
 
   static Int widen(const uint8_t* from) {
@@ -120,6 +115,25 @@ struct Avx2 {
                                               _mm256_extracti128_si256(bytes, 1));
     const int64_t all = _mm_cvtsi128_si64(joined);
     std::memcpy(to, &all, count);
+  }
+
+  struct ByteRange { Int low, high, zero; };
+
+  static ByteRange byte_range(int64_t low, int64_t high, int64_t zero) {
+    return {fill(int32_t(low)), fill(int32_t(high)), fill(int32_t(zero))};
+  }
+
+  static void store_row(uint8_t* to, Int x, const ByteRange& range) {
+    store_bytes(to, add(clamp(x, range.low, range.high), range.zero), lanes);
+  }
+
+  // Four vectors as bytes of four rows.
+  static void store_rows(uint8_t* to, int64_t pitch, Int x0, Int x1, Int x2, Int x3,
+                         const ByteRange& range) {
+    store_row(to, x0, range);
+    store_row(to + pitch, x1, range);
+    store_row(to + 2 * pitch, x2, range);
+    store_row(to + 3 * pitch, x3, range);
   }
 
   // The bytes of four rows side by side, lane after lane.

@@ -65,21 +65,21 @@ struct Avx512Vnni {
   }
 
   struct UpperMultiplier {
-    __m512i m[2], half[2], e;  // e - 32 for all lanes
+    __m512i m[2], half, e;  // of the upper halves: 2^(e - 33) and e - 32
   };
 
   static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
-    const Multiplier all = multiplier(m, e);
-    return {{all.m[0], all.m[1]}, {all.half[0], all.half[1]},
-            _mm512_sub_epi32(load(e), _mm512_set1_epi32(32))};
+    const __m512i shift = _mm512_sub_epi32(load(e), _mm512_set1_epi32(32)), one = fill(1);
+    const __m512i half = _mm512_sllv_epi32(one, _mm512_sub_epi32(shift, one));
+    return {{load(m), _mm512_srli_epi64(load(m), 32)}, half, shift};
   }
 
-  // The same of a vector in memory, where every e is at least 32: the upper halves of the products
-  // are shifted together. The odd lanes are loaded apart, which is cheaper than a shift.
-  static Int scale(const int32_t* from, const UpperMultiplier& by) {
-    const __m512i even = _mm512_add_epi64(_mm512_mul_epi32(load(from), by.m[0]), by.half[0]);
-    const __m512i odd = _mm512_add_epi64(_mm512_mul_epi32(load(from + 1), by.m[1]), by.half[1]);
-    return _mm512_srav_epi32(_mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB), by.e);
+  // The same where every e is at least 33: upper halves are rounded and shifted together.
+  static Int scale(Int x, const UpperMultiplier& by) {
+    const __m512i even = _mm512_mul_epi32(x, by.m[0]);
+    const __m512i odd = _mm512_mul_epi32(_mm512_shuffle_epi32(x, _MM_PERM_DDBB), by.m[1]);
+    const __m512i upper = _mm512_mask_shuffle_epi32(odd, 0x5555, even, _MM_PERM_DDBB);
+    return _mm512_srav_epi32(_mm512_add_epi32(upper, by.half), by.e);
   }
 
   static Int widen(const uint8_t* from) {
@@ -90,6 +90,41 @@ struct Avx512Vnni {
     const __m128i bytes = _mm512_cvtepi32_epi8(x);
     if (count == lanes) _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
     else _mm_mask_storeu_epi8(to, __mmask16((1u << count) - 1), bytes);
+  }
+
+  struct ByteRange {
+    __m512i low, high, zero;  // bytes, bytes and words
+  };
+
+  static ByteRange byte_range(int64_t low, int64_t high, int64_t zero) {
+    return {_mm512_set1_epi8(char(low + zero)), _mm512_set1_epi8(char(high + zero)),
+            _mm512_set1_epi16(short(zero))};
+  }
+
+  // Packing cuts numbers to 16 bits, then to those of a byte.
+  static __m512i pack(Int x0, Int x1, Int x2, Int x3, const ByteRange& range) {
+    const __m512i first = _mm512_adds_epi16(_mm512_packs_epi32(x0, x1), range.zero);
+    const __m512i last = _mm512_adds_epi16(_mm512_packs_epi32(x2, x3), range.zero);
+    const __m512i bytes = _mm512_packus_epi16(first, last);
+    return _mm512_min_epu8(_mm512_max_epu8(bytes, range.low), range.high);
+  }
+
+  static void store_row(uint8_t* to, Int x, const ByteRange& range) {
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m512i bytes = _mm512_permutexvar_epi32(first, pack(x, x, x, x, range));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_castsi512_si128(bytes));
+  }
+
+  // Four vectors as bytes of four rows.
+  static void store_rows(uint8_t* to, int64_t pitch, Int x0, Int x1, Int x2, Int x3,
+                         const ByteRange& range) {
+    const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i rows = _mm512_permutexvar_epi32(turned, pack(x0, x1, x2, x3, range));
+    auto* out = reinterpret_cast<__m128i*>(to);
+    _mm_storeu_si128(out, _mm512_castsi512_si128(rows));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + pitch), _mm512_extracti32x4_epi32(rows, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * pitch), _mm512_extracti32x4_epi32(rows, 2));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 3 * pitch), _mm512_extracti32x4_epi32(rows, 3));
   }
 
   // The bytes of four rows side by side, lane after lane.

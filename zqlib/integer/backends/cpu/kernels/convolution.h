@@ -15,6 +15,11 @@ namespace {
 
 constexpr int64_t kSlack = 256;  // bytes that may be read beyond the end of a tensor
 
+// Brings bytes of weights closer that are wanted soon; they may lie beyond the last ones.
+void prefetch(const int8_t* weight, int64_t begin, int64_t end) {
+  for (; begin < end; begin += 64) __builtin_prefetch(weight + begin, 0, 2);
+}
+
 bool is_pointwise(const Convolution& conv) { return conv.taps == 1 && conv.padding == 0; }
 
 int64_t scratch_bytes(const Convolution& conv) {
@@ -60,13 +65,17 @@ void run(const Convolution& conv, const Worker& worker) {
     const int64_t columns = left < width ? left : width;
     const int64_t begin = conv.out_frames * cut / cuts, end = conv.out_frames * (cut + 1) / cuts;
     const Rows rows = rows_of(conv, row);
-    const int8_t* weight = conv.weight + panel * rows.panel_bytes(width);
+    const int64_t panel_bytes = rows.panel_bytes(width);
+    const int8_t* weight = conv.weight + panel * panel_bytes;
+    const int8_t* next = weight + worker.team.size() * panel_bytes;
 
     const auto multiply_frames = [&](int64_t from, int64_t to, Rows x) {
       if (from >= to) return;
       x.first += from * x.row_stride;
       multiply_rows<V>(to - from, columns, x, weight, conv.bias + channel,
                        [&](const int32_t* tile, int64_t first, int count) {
+        prefetch(next, first * panel_bytes / (end - begin),
+                 (first + count) * panel_bytes / (end - begin));
         const int64_t out_row = row * conv.out_frames + from + first;
         emit<V>(conv.output, {tile, width, count, columns, channel, out_row, 1});
       });

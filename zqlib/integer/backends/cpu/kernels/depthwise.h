@@ -62,7 +62,11 @@ void convolve(const uint8_t* x, const int8_t* weight, const int32_t* bias, int64
               int32_t* out) {
   constexpr int vector = 4 * V::lanes;
   typename V::Int sum[B][4];
-  for (auto& block : sum) for (auto& frame : block) frame = V::load(bias);
+#pragma GCC unroll 8
+  for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) sum[b][i] = V::load(bias);
+  }
   for (int64_t k = 0; k < taps; ++k, x += vector, weight += vector) {
     const auto w0 = V::load_weights(weight);
     const auto w1 = V::load_weights(weight + taps * vector);
@@ -77,7 +81,9 @@ void convolve(const uint8_t* x, const int8_t* weight, const int32_t* bias, int64
       sum[b][3] = V::dot(sum[b][3], bytes, w3);
     }
   }
+#pragma GCC unroll 8
   for (int b = 0; b < B; ++b) {
+#pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) V::store(out + (4 * b + i) * V::lanes, sum[b][i]);
   }
 }

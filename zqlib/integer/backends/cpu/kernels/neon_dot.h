@@ -62,8 +62,6 @@ struct NeonDot {
     return multiplier(m, e);
   }
 
-  static Int scale(const int32_t* from, const UpperMultiplier& by) { return scale(load(from), by); }
-
   static Int widen(const uint8_t* from) {
     uint32_t four;
     std::memcpy(&four, from, 4);
@@ -75,6 +73,25 @@ struct NeonDot {
     const uint16x4_t words = vmovn_u32(vreinterpretq_u32_s32(x));
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
     std::memcpy(to, &bytes, count);
+  }
+
+  struct ByteRange { Int low, high, zero; };
+
+  static ByteRange byte_range(int64_t low, int64_t high, int64_t zero) {
+    return {fill(int32_t(low)), fill(int32_t(high)), fill(int32_t(zero))};
+  }
+
+  static void store_row(uint8_t* to, Int x, const ByteRange& range) {
+    store_bytes(to, add(clamp(x, range.low, range.high), range.zero), lanes);
+  }
+
+  // Four vectors as bytes of four rows.
+  static void store_rows(uint8_t* to, int64_t pitch, Int x0, Int x1, Int x2, Int x3,
+                         const ByteRange& range) {
+    store_row(to, x0, range);
+    store_row(to + pitch, x1, range);
+    store_row(to + 2 * pitch, x2, range);
+    store_row(to + 3 * pitch, x3, range);
   }
 
   // The bytes of four rows side by side, lane after lane.

@@ -70,14 +70,11 @@ struct Portable {
     return x;
   }
 
-  using UpperMultiplier = Multiplier;
+  using UpperMultiplier = Multiplier;  // for every e at least 33
 
   static UpperMultiplier upper_multiplier(const int32_t* m, const int32_t* e) {
     return multiplier(m, e);
   }
-
-  // The same of a vector in memory, where every e is at least 32.
-  static Int scale(const int32_t* from, const UpperMultiplier& by) { return scale(load(from), by); }
 
   static Int widen(const uint8_t* from) {
     Int result;
@@ -87,6 +84,25 @@ struct Portable {
 
   static void store_bytes(uint8_t* to, Int x, int count) {
     for (int i = 0; i < count; ++i) to[i] = uint8_t(x.lane[i]);
+  }
+
+  struct ByteRange { Int low, high, zero; };
+
+  static ByteRange byte_range(int64_t low, int64_t high, int64_t zero) {
+    return {fill(int32_t(low)), fill(int32_t(high)), fill(int32_t(zero))};
+  }
+
+  static void store_row(uint8_t* to, Int x, const ByteRange& range) {
+    store_bytes(to, add(clamp(x, range.low, range.high), range.zero), lanes);
+  }
+
+  // Four vectors as bytes of four rows.
+  static void store_rows(uint8_t* to, int64_t pitch, Int x0, Int x1, Int x2, Int x3,
+                         const ByteRange& range) {
+    store_row(to, x0, range);
+    store_row(to + pitch, x1, range);
+    store_row(to + 2 * pitch, x2, range);
+    store_row(to + 3 * pitch, x3, range);
   }
 
   // The bytes of four rows side by side, lane after lane.

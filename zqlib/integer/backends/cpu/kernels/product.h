@@ -31,22 +31,30 @@ template <class V, int R, int C>
 void multiply(const Rows& x, const int8_t* panel, const int32_t* bias, int32_t* out,
               int64_t pitch) {
   typename V::Int sum[R][C];
-  for (auto& row : sum) for (int c = 0; c < C; ++c) row[c] = V::load(bias + c * V::lanes);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int c = 0; c < C; ++c) sum[r][c] = V::load(bias + c * V::lanes);
+  }
   const int64_t fours = x.fours();
   const ptrdiff_t stride = x.row_stride;
   for (int64_t run = 0; run < x.runs; ++run) {
     const uint8_t* row = x.first + run * x.run_stride;
     for (int64_t k = 0; k < fours; ++k, row += 4, panel += 4 * panel_width<V>) {
       typename V::Weights weights[C];
+#pragma GCC unroll 2
       for (int c = 0; c < C; ++c) weights[c] = V::load_weights(panel + 4 * c * V::lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const auto bytes = V::broadcast(row + r * stride);
+#pragma GCC unroll 2
         for (int c = 0; c < C; ++c) sum[r][c] = V::dot(sum[r][c], bytes, weights[c]);
       }
     }
   }
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
     for (int c = 0; c < C; ++c) V::store(out + r * pitch + c * V::lanes, sum[r][c]);
   }
 }

@@ -63,7 +63,7 @@ void scale_rows(const Output& out, const Term& term, const Tile& tile, int64_t c
   };
   if (!term.values && term.upper) {
     const auto by = V::upper_multiplier(term.m + channel, term.e + channel);
-    return each_row([=](int r, int64_t) { return V::scale(own + r * pitch, by); });
+    return each_row([=](int r, int64_t) { return V::scale(V::load(own + r * pitch), by); });
   }
   const auto by = V::multiplier(term.m + channel, term.e + channel);
   if (!term.values) {
@@ -121,11 +121,33 @@ void requantize_vector(const Output& out, const Tile& tile, int64_t c, int count
   }
 }
 
+// What most convolutions come to: one vector of channels of their own accumulators, to bytes.
+template <class V>
+void requantize_to_bytes(const Output& out, const Tile& tile, int64_t c) {
+  const int64_t channel = tile.channel + c, pitch = tile.pitch, step = tile.step * out.channels;
+  const auto by = V::upper_multiplier(out.terms->m + channel, out.terms->e + channel);
+  const auto range = V::byte_range(out.low, out.high, out.zero);
+  const int32_t* x = tile.values + c;
+  uint8_t* to = static_cast<uint8_t*>(out.values) + tile.first * out.channels + channel;
+  int rows = tile.rows;
+  for (; rows >= 4; rows -= 4, x += 4 * pitch, to += 4 * step) {
+    V::store_rows(to, step, V::scale(V::load(x), by), V::scale(V::load(x + pitch), by),
+                  V::scale(V::load(x + 2 * pitch), by), V::scale(V::load(x + 3 * pitch), by), range);
+  }
+  for (; rows; --rows, x += pitch, to += step) V::store_row(to, V::scale(V::load(x), by), range);
+}
+
 template <class V>
 void emit(const Output& out, const Tile& tile) {
   if (out.term_count && !out.fits_int32) return requantize_wide(out, tile);
+  const bool to_bytes = out.term_count == 1 && !out.terms->values && out.terms->upper &&
+                        !out.wide && !out.table;
   for (int64_t c = 0; c < tile.columns; c += V::lanes) {
     const int count = tile.columns - c < V::lanes ? int(tile.columns - c) : V::lanes;
+    if (to_bytes && count == V::lanes) {
+      requantize_to_bytes<V>(out, tile, c);
+      continue;
+    }
     if (out.term_count) {
       requantize_vector<V>(out, tile, c, count);
       continue;
