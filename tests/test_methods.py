@@ -8,7 +8,7 @@ import pytest
 import torch
 from checkpoints import write_project
 
-from zqlib.experiments.methods import signal_to_error_db
+from zqlib.experiments.methods import pareto_front, signal_to_error_db
 from zqlib.files import read_json, write_json
 from zqlib.freshness import inputs, load_parameters, made_from
 from zqlib.notebooks import execute
@@ -89,3 +89,9 @@ def test_signal_to_error_asks_for_the_best_step_and_for_valid_frames() -> None:
     beyond[1, :, 5:] = 99
     part = signal_to_error_db(real, found, [8, 5])
     assert signal_to_error_db(real, beyond, [8, 5]) == part != whole
+
+
+def test_the_front_is_of_those_that_nothing_cheaper_equals() -> None:
+    costs, errors = [3.0, 1.0, 2.0, 1.0, 4.0, 2.0], [1.0, 5.0, 4.0, 6.0, 1.0, 4.0]
+    assert pareto_front(costs, errors) == [1, 2, 0]
+    assert pareto_front([], []) == []

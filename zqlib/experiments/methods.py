@@ -26,7 +26,7 @@ from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import load_quantized
 from zqlib.results import Record
 
-__all__ = ["methods_experiment", "signal_to_error_db"]
+__all__ = ["methods_experiment", "pareto_front", "signal_to_error_db"]
 
 _HELD_OUT = 1_000_000  # seeds from here on make features that no program is calibrated on
 _FRAMES = 1000  # 10 s of features, for what bit operations are counted
@@ -117,3 +117,12 @@ def signal_to_error_db(expected: Tensor, found: Tensor, lengths: Sequence[int]) 
     step = (true * integers).sum() / integers.square().sum().clamp(min=1e-30)
     error = (true - step * integers).square().sum()
     return 10 * math.log10(float(true.square().sum()) / max(float(error), 1e-30))
+
+
+def pareto_front(costs: Sequence[float], errors: Sequence[float]) -> list[int]:
+    """Indices, by cost, of those whose error nothing of the same or a lower cost equals."""
+    front: list[int] = []
+    for index in sorted(range(len(costs)), key=lambda i: (costs[i], errors[i])):
+        if not front or errors[index] < errors[front[-1]]:
+            front.append(index)
+    return front
