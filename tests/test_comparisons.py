@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from checkpoints import write_project
@@ -40,10 +39,10 @@ def records(root: Path, experiment: str) -> dict[str, Record]:
     return {r.variant: r for r in found if r.experiment == experiment and r.scheme != "float"}
 
 
-def choices(record: Record) -> set[tuple[str, Any]]:
-    """The fields of a record's scheme and synthesis, with their values."""
-    synthesis = record.provenance["calibration"]["synthesis"]
-    return {*record.provenance["scheme"].items(), *synthesis.items()}
+def choices(record: Record) -> set[tuple[str, str]]:
+    """The fields of a record's scheme and synthesis, with their values as text."""
+    fields = {**record.provenance["scheme"], **record.provenance["calibration"]["synthesis"]}
+    return {(name, str(value)) for name, value in fields.items()}
 
 
 def text(root: Path, page: str) -> str:
