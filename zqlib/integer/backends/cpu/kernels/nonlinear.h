@@ -27,8 +27,8 @@ int64_t exp2(int64_t x) {
 
 int digits_of(int64_t x) { return 64 - __builtin_clzll(uint64_t(x)); }  // for x > 0
 
-// floor(sqrt(x)) by Newton's method, for 0 < x < 2^62. It begins at the mean of 2^k and x / 2^k, which
-// is at most 7 % too large, and falls until it is not above the root any more.
+// floor(sqrt(x)) by Newton's method, for 0 < x < 2^62. It begins at the mean of 2^k and x / 2^k,
+// which is never too small and hardly 7 % too large, and falls until it is the floor.
 int64_t root_of(int64_t x) {
   const int k = digits_of(x) / 2;
   int64_t root = (x >> (k + 1)) + (int64_t(1) << k >> 1) + 1;
