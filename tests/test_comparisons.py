@@ -70,13 +70,13 @@ def test_a_shortcut_differs_from_ours_in_what_it_is_about_and_in_nothing_else(do
         "authors-eps": {"deviation"},
         "all-at-once": {"both_ends", "range_method", "signed_sums", "residual_sum", "deviation"},
     }
-    assert set(found) == set(differing) | {"as-is", "w4", "20-batches"}
+    assert set(found) == set(differing) | {"nearest", "w4", "20-batches"}
 
 
 def test_shortcuts_show_in_the_logits_and_their_cost_is_paired(done: Path) -> None:
     found = records(done, "shortcuts")
     ratio = {name: record.provenance["logits_snr_db"] for name, record in found.items()}
-    assert ratio["as-is"] > ratio["w4"] > ratio["w4-weights-cut"]
+    assert ratio["nearest"] > ratio["w4"] > ratio["w4-weights-cut"]
     assert all(0 < r.provenance["accumulator_bound"] < 2**31 for r in found.values())
     shown = text(done, "shortcuts")
     for shortcut in SHORTCUTS:

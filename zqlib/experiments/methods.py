@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zqlib.digests import cache_key
-from zqlib.experiments.bit_operations import bit_operations
+from zqlib.experiments.bit_operations import FRAMES, bit_operations
 from zqlib.experiments.scoring import score_systems
 from zqlib.experiments.systems import Checkpoint, Recipe, System, checkpoints
 from zqlib.files import read_json, write_json
@@ -29,7 +29,6 @@ from zqlib.results import Record
 __all__ = ["methods_experiment", "pareto_front", "signal_to_error_db"]
 
 _HELD_OUT = 1_000_000  # seeds from here on make features that no program is calibrated on
-_FRAMES = 1000  # 10 s of features, for what bit operations are counted
 
 
 def methods_experiment(parameters: Parameters) -> list[Record]:
@@ -54,7 +53,7 @@ def _systems(checkpoint: Checkpoint) -> Iterator[System]:
     held_out = _held_out(checkpoint)
     known = set[Recipe]()  # a method that changes nothing at a width adds nothing
     for method in profile.methods:
-        if family not in (method.families or (family,)):
+        if not method.concerns(family):
             continue
         for width in method.schemes:
             plain = preset(width, range_method=range_method, equalize=False)
@@ -90,7 +89,7 @@ def _measures(
         found = executor.run(model.quantize_features(features), lengths)
         write_json(kept, {
             "held_out_snr_db": signal_to_error_db(logits, found.logits, found.lengths.tolist()),
-            "bops": sum(row["bops"] for row in bit_operations(model.program, _FRAMES)),
+            "bops": sum(row["bops"] for row in bit_operations(model.program, FRAMES)),
         })  # fmt: skip
     measures: dict[str, Any] = read_json(kept)
     return measures
