@@ -16,7 +16,7 @@ from zqlib.models import CTCModel, load_model
 from zqlib.models.jasper import BlockConfig, JasperConfig, JasperCTC
 from zqlib.models.layers import BatchNorm
 from zqlib.models.nemo import write_nemo
-from zqlib.quantization.scheme import QuantScheme
+from zqlib.quantization.scheme import QuantScheme, usual_scheme
 from zqlib.quantized_model import QuantizedModel, quantize
 from zqlib.synthesis import SynthesisConfig, as_calibration, synthesize
 from zqlib.training.config import nemo_config
@@ -54,10 +54,11 @@ def checkpoint(folder: Path, seed: int = 0, **options: Any) -> CTCModel:
 
 
 def quantized(model: CTCModel, scheme: QuantScheme | None = None) -> QuantizedModel:
-    """Quantized on synthetic data."""
+    """Quantized on synthetic data, by what is usual for 8 bits if no scheme is given."""
     batches = as_calibration(synthesize(model.network, 64, SYNTHESIS, progress=False))
     details = {"kind": "synthetic", "synthesis": SYNTHESIS.to_json()}
-    return quantize(model, batches, scheme or QuantScheme(), details)
+    scheme = scheme or usual_scheme("w8a8", model.family)
+    return quantize(model, batches, scheme, details)
 
 
 def write_audio(
