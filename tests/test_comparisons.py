@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from checkpoints import write_project
+from checkpoints import execute_pages, write_project
 
 from zqlib.evaluation import paired_difference, read_hypotheses
 from zqlib.experiments.shortcuts import SHORTCUTS
 from zqlib.files import read_json, write_json
-from zqlib.freshness import inputs, load_parameters, made_from
-from zqlib.notebooks import execute
 from zqlib.results import Record, read_records
 
 SETTINGS = [
@@ -27,10 +25,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = root / "workflow" / "profiles" / "smoke.json"
     more = {"shortcuts": True, "settings": SETTINGS, "repeats": 2}
     write_json(path, read_json(path) | more)
-    values = {"profile": "smoke"}
-    digests = inputs(root, load_parameters(root, values).load_profile(), required=True)
-    for name in ("shortcuts", "settings"):
-        execute(root, name, values, made_from(root, name, values, digests))
+    execute_pages(root, "shortcuts", "settings")
     return root
 
 

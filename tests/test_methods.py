@@ -6,12 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import write_project
+from checkpoints import execute_pages, write_project
 
 from zqlib.experiments.methods import pareto_front, signal_to_error_db
 from zqlib.files import read_json, write_json
-from zqlib.freshness import inputs, load_parameters, made_from
-from zqlib.notebooks import execute
 from zqlib.results import Record, read_records
 
 METHODS = [
@@ -29,9 +27,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_project(tmp_path_factory.mktemp("methods"))
     path = root / "workflow" / "profiles" / "smoke.json"
     write_json(path, read_json(path) | {"methods": METHODS})
-    values = {"profile": "smoke"}
-    digests = inputs(root, load_parameters(root, values).load_profile(), required=True)
-    execute(root, "methods", values, made_from(root, "methods", values, digests))
+    execute_pages(root, "methods")
     return root
 
 
