@@ -37,8 +37,8 @@ Scheme = Annotated[
 Ranges = Annotated[
     str | None,
     typer.Option(
-        help="activation ranges: minmax, percentile or mse [default: mse for a Jasper and below "
-        "8 bits, minmax otherwise]"
+        help="activation ranges: minmax, percentile or mse [default: minmax for 8 bits, but "
+        "mse for a Jasper; below mse, but percentile for a Conformer]"
     ),
 ]
 Weights = Annotated[

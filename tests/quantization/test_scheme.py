@@ -54,7 +54,8 @@ def test_usual_methods_give_way_to_a_choice(family: str) -> None:
     assert whole.bias_correction == (family != "jasper")
     assert whole.range_method == ("mse" if family == "jasper" else "minmax")
     few = usual_scheme("w6a6", family)
-    assert (few.weight_rounding, few.range_method) == ("gptq", "mse")
+    ranges = "percentile" if family == "conformer" else "mse"
+    assert (few.weight_rounding, few.range_method) == ("gptq", ranges)
     assert usual_scheme("w4a8", family).weight_rounding == "adaround"
     chosen = usual_scheme("w4a8", family, weight_rounding="nearest", range_method="percentile")
     assert (chosen.name, chosen.weight_rounding, chosen.range_method) == (

@@ -22,7 +22,7 @@ from zqlib.files import read_json, write_json
 from zqlib.integer.backends import cpu
 from zqlib.parameters import Parameters
 from zqlib.quantization.fold import fold
-from zqlib.quantization.scheme import QuantScheme, preset
+from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
 from zqlib.quantized_model import load_quantized
 from zqlib.results import Record
 
@@ -46,23 +46,36 @@ def methods_experiment(parameters: Parameters) -> list[Record]:
 
 
 def _systems(checkpoint: Checkpoint) -> Iterator[System]:
-    """The float model, and a program for every method of the profile at each of its widths."""
+    """The float model, a program for every method of the profile at each of its widths, and one
+    for each width as it is usual.
+    """
     profile, family = checkpoint.profile, checkpoint.model.family
     range_method = profile.quant_schemes(family)[0].range_method
     yield System("methods")
     held_out = _held_out(checkpoint)
     known = set[Recipe]()  # a method that changes nothing at a width adds nothing
-    for method in profile.methods:
-        if not method.concerns(family):
-            continue
+    methods = [method for method in profile.methods if method.concerns(family)]
+    for method in methods:
         for width in method.schemes:
             plain = preset(width, range_method=range_method, equalize=False)
             recipe = Recipe(method.apply(plain), "synthetic", method.synthesise(profile.synthesis))
             if recipe not in known:
                 known.add(recipe)
-                measures = _measures(checkpoint, recipe, held_out)
-                details = {"method": method.name, "width": width, **measures}
-                yield System("methods", recipe, "cpu", f"{method.name}-{width}", details)
+                yield _system(checkpoint, recipe, method.name, width, held_out)
+    for width in dict.fromkeys(width for method in methods for width in method.schemes):
+        recipe = Recipe(usual_scheme(width, family), "synthetic", profile.synthesis)
+        yield _system(checkpoint, recipe, "usual", width, held_out)
+
+
+def _system(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    method: str,
+    width: str,
+    held_out: tuple[Tensor, Tensor, Tensor],
+) -> System:
+    details = {"method": method, "width": width, **_measures(checkpoint, recipe, held_out)}
+    return System("methods", recipe, "cpu", f"{method}-{width}", details)
 
 
 def _held_out(checkpoint: Checkpoint) -> tuple[Tensor, Tensor, Tensor]:
