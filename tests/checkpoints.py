@@ -12,11 +12,13 @@ import torch
 from zqlib.audio import MelConfig
 from zqlib.corpora.manifest import Utterance, write_manifest
 from zqlib.files import write_json
+from zqlib.freshness import inputs, load_parameters, made_from
 from zqlib.models import CTCModel, load_model
 from zqlib.models.jasper import BlockConfig, JasperConfig, JasperCTC
 from zqlib.models.layers import BatchNorm
 from zqlib.models.nemo import write_nemo
-from zqlib.quantization.scheme import QuantScheme
+from zqlib.notebooks import execute
+from zqlib.quantization.scheme import QuantScheme, usual_scheme
 from zqlib.quantized_model import QuantizedModel, quantize
 from zqlib.synthesis import SynthesisConfig, as_calibration, synthesize
 from zqlib.training.config import nemo_config
@@ -54,10 +56,11 @@ def checkpoint(folder: Path, seed: int = 0, **options: Any) -> CTCModel:
 
 
 def quantized(model: CTCModel, scheme: QuantScheme | None = None) -> QuantizedModel:
-    """Quantized on synthetic data."""
+    """Quantized on synthetic data, by what is usual for 8 bits if no scheme is given."""
     batches = as_calibration(synthesize(model.network, 64, SYNTHESIS, progress=False))
     details = {"kind": "synthetic", "synthesis": SYNTHESIS.to_json()}
-    return quantize(model, batches, scheme or QuantScheme(), details)
+    scheme = scheme or usual_scheme("w8a8", model.family)
+    return quantize(model, batches, scheme, details)
 
 
 def write_audio(
@@ -107,6 +110,14 @@ def write_project(root: Path, utterances: int = 2) -> Path:
     write_json(root / "workflow" / "profiles" / "smoke.json", profile)
     shutil.copy(ROOT / "workflow" / "Snakefile", root / "workflow")
     return root
+
+
+def execute_pages(root: Path, *names: str) -> None:
+    """Execute notebooks of the profile `smoke` in this process."""
+    values = {"profile": "smoke"}
+    digests = inputs(root, load_parameters(root, values).load_profile(), required=True)
+    for name in names:
+        execute(root, name, values, made_from(root, name, values, digests))
 
 
 def listen_to_interrupts() -> None:

@@ -62,7 +62,7 @@ def test_quantize(zq: Run, here: Path, prepared: Path) -> None:
     assert status == 0
     assert re.fullmatch(
         r"new/a\.zq: quartznet tiny0, w8a8, synthetic calibration "
-        r"\(minmax ranges; nearest weights, minmax steps\), "
+        r"\(minmax ranges; gptq weights, minmax steps, biases corrected\), "
         r"\d+\.\d\d MB \(\d+\.\d\dx smaller than float32\)\n", out,
     )  # fmt: skip
     assert left(here) == ["new", "new/a.zq"]

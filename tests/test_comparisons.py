@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from checkpoints import write_project
+from checkpoints import execute_pages, write_project
 
 from zqlib.evaluation import paired_difference, read_hypotheses
 from zqlib.experiments.shortcuts import SHORTCUTS
 from zqlib.files import read_json, write_json
-from zqlib.freshness import inputs, load_parameters, made_from
-from zqlib.notebooks import execute
 from zqlib.results import Record, read_records
 
 SETTINGS = [
@@ -27,10 +25,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = root / "workflow" / "profiles" / "smoke.json"
     more = {"shortcuts": True, "settings": SETTINGS, "repeats": 2}
     write_json(path, read_json(path) | more)
-    values = {"profile": "smoke"}
-    digests = inputs(root, load_parameters(root, values).load_profile(), required=True)
-    for name in ("shortcuts", "settings"):
-        execute(root, name, values, made_from(root, name, values, digests))
+    execute_pages(root, "shortcuts", "settings")
     return root
 
 
@@ -70,13 +65,13 @@ def test_a_shortcut_differs_from_ours_in_what_it_is_about_and_in_nothing_else(do
         "authors-eps": {"deviation"},
         "all-at-once": {"both_ends", "range_method", "signed_sums", "residual_sum", "deviation"},
     }
-    assert set(found) == set(differing) | {"as-is", "w4", "20-batches"}
+    assert set(found) == set(differing) | {"nearest", "w4", "20-batches"}
 
 
 def test_shortcuts_show_in_the_logits_and_their_cost_is_paired(done: Path) -> None:
     found = records(done, "shortcuts")
     ratio = {name: record.provenance["logits_snr_db"] for name, record in found.items()}
-    assert ratio["as-is"] > ratio["w4"] > ratio["w4-weights-cut"]
+    assert ratio["nearest"] > ratio["w4"] > ratio["w4-weights-cut"]
     assert all(0 < r.provenance["accumulator_bound"] < 2**31 for r in found.values())
     shown = text(done, "shortcuts")
     for shortcut in SHORTCUTS:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import write_project
+from checkpoints import execute_pages, write_project
 
 from zqlib.experiments.methods import pareto_front, signal_to_error_db
 from zqlib.files import read_json, write_json
-from zqlib.freshness import inputs, load_parameters, made_from
-from zqlib.notebooks import execute
+from zqlib.quantization.scheme import usual_scheme
 from zqlib.results import Record, read_records
 
 METHODS = [
@@ -29,9 +28,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_project(tmp_path_factory.mktemp("methods"))
     path = root / "workflow" / "profiles" / "smoke.json"
     write_json(path, read_json(path) | {"methods": METHODS})
-    values = {"profile": "smoke"}
-    digests = inputs(root, load_parameters(root, values).load_profile(), required=True)
-    execute(root, "methods", values, made_from(root, "methods", values, digests))
+    execute_pages(root, "methods")
     return root
 
 
@@ -46,10 +43,13 @@ def test_every_method_at_its_widths_once(found: dict[str, Record]) -> None:
     assert {name: record.scheme for name, record in found.items()} == {
         "plain-w8a8": "w8a8", "plain-w4a8": "w4a8", "groups-w8a8": "w8g4a8",
         "groups-w4a8": "w4g4a8", "mixed-w4a8": "w5.0a8",
+        "usual-w8a8": "w8a8", "usual-w4a8": "w4a8",
     }  # fmt: skip
     for name, record in found.items():
-        assert name == f"{record.provenance['method']}-{record.provenance['width']}"
-        assert record.provenance["scheme"]["equalize"] is False
+        method, width = record.provenance["method"], record.provenance["width"]
+        assert name == f"{method}-{width}"
+        assert record.provenance["scheme"]["equalize"] is (method == "usual")
+    assert found["usual-w4a8"].provenance["scheme"] == usual_scheme("w4a8", "quartznet").to_json()
 
 
 def test_fewer_bits_cost_less_and_err_more(found: dict[str, Record]) -> None:

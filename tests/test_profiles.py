@@ -10,9 +10,10 @@ from checkpoints import write_corpus
 
 from zqlib.corpora.manifest import read_manifest
 from zqlib.errors import InputError
-from zqlib.profiles import Ablation, CorpusSplit, ModelSource, Profile, load_profile
+from zqlib.profiles import CorpusSplit, ModelSource, Profile, load_profile
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.synthesis import REDUCED, SynthesisConfig
+from zqlib.variations import Ablation
 
 ROOT = Path(__file__).parents[1]
 OURS = sorted(path.stem for path in (ROOT / "workflow" / "profiles").glob("*.json"))

@@ -37,15 +37,16 @@ Scheme = Annotated[
 Ranges = Annotated[
     str | None,
     typer.Option(
-        help="activation ranges: minmax, percentile or mse [default: mse for a Jasper, "
-        "minmax otherwise]"
+        help="activation ranges: minmax, percentile or mse [default: minmax for 8 bits, but "
+        "mse for a Jasper; below mse, but percentile for a Conformer]"
     ),
 ]
 Weights = Annotated[
     str | None,
     typer.Option(
         help="rounding of weights: nearest, gptq (second order, on the calibration data) or "
-        "adaround (learned on it, slower) [default: gptq for 6 and 7 bits, adaround below]"
+        "adaround (learned on it, slower) [default: adaround below 6 bits, gptq above, but "
+        "nearest for a Jasper of 8]"
     ),
 ]
 Calibration = Annotated[

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,15 +12,15 @@ from zqlib.calibration_data import CALIBRATIONS
 from zqlib.corpora.get import get_corpus
 from zqlib.corpora.manifest import Utterance, read_manifest, write_manifest
 from zqlib.errors import InputError
+from zqlib.fields import check_types, known_fields
 from zqlib.files import read_json
-from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
+from zqlib.quantization.scheme import QuantScheme, usual_scheme
 from zqlib.simulations import SIMULATIONS
 from zqlib.synthesis import REDUCED, SynthesisConfig
+from zqlib.variations import FAMILIES, Ablation, Method
 
 __all__ = [
-    "Ablation",
     "CorpusSplit",
-    "Method",
     "ModelSource",
     "Profile",
     "load_profile",
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 _FOLDER = Path("workflow") / "profiles"
-_FAMILIES = ("quartznet", "jasper", "conformer")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class ModelSource:
     corpora: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_types(self, path=str, caveats=tuple, corpora=tuple)
+        check_types(self, path=str, caveats=tuple, corpora=tuple)
 
     @property
     def name(self) -> str:
@@ -81,8 +80,8 @@ class CorpusSplit:
 
     def __post_init__(self) -> None:
         optional, count = (str, type(None)), (int, type(None))
-        _check_types(self, corpus=str, split=str, manifest=optional, caveats=tuple)
-        _check_types(self, complete_utterances=count, first=count)
+        check_types(self, corpus=str, split=str, manifest=optional, caveats=tuple)
+        check_types(self, complete_utterances=count, first=count)
         if self.first is not None and self.first < 1:
             raise InputError(f"The split {self.split} needs at least its first utterance.")
 
@@ -117,63 +116,6 @@ class CorpusSplit:
         if self.complete_utterances is None or len(utterances) >= self.complete_utterances:
             return self.caveats
         return (f"subset of {len(utterances)} of {self.complete_utterances}", *self.caveats)
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """What differs from a profile's first scheme and from its synthesis, in one respect.
-
-    Attributes:
-        name: in the results.
-        changes: fields of `QuantScheme` and their other values.
-        families: of models that it makes a difference to; empty for all.
-        synthesis: fields of `SynthesisConfig` and their other values.
-    """
-
-    name: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    families: tuple[str, ...] = ()
-    synthesis: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check_types(self, name=str, changes=dict, families=tuple, synthesis=dict)
-        if not re.fullmatch(r"[a-z0-9.-]+", self.name):
-            raise InputError(f"The ablation {self.name!r} must be named in a-z, 0-9, '.' and '-'.")
-        if unknown := sorted(set(self.families) - set(_FAMILIES)):
-            raise InputError(f"The ablation {self.name} names the unknown family {unknown[0]!r}.")
-
-    def apply(self, scheme: QuantScheme) -> QuantScheme:
-        """The scheme with the changes.
-
-        Raises:
-            InputError: a change is of no field of a scheme, or to an impossible value.
-        """
-        return QuantScheme.from_json({**scheme.to_json(), **self.changes})
-
-    def synthesise(self, config: SynthesisConfig) -> SynthesisConfig:
-        """The synthesis with the changes.
-
-        Raises:
-            InputError: a change is of no field of the synthesis, or to an impossible value.
-        """
-        return SynthesisConfig.from_json({**config.to_json(), **self.synthesis})
-
-
-@dataclass(frozen=True)
-class Method(Ablation):
-    """An `Ablation` of every one of some schemes, unequalized and rounded to the nearest level.
-
-    Attributes:
-        schemes: their short names.
-    """
-
-    schemes: tuple[str, ...] = ("w8a8", "w6a6", "w4a8", "w4a4")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_types(self, schemes=tuple)
-        for name in self.schemes:
-            self.apply(preset(name))
 
 
 @dataclass(frozen=True)
@@ -219,9 +161,9 @@ class Profile:
     benchmark: BenchmarkPlan | None = None
 
     def __post_init__(self) -> None:
-        _check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
-        _check_types(self, calibration_manifest=(str, type(None)), shown=bool)
-        _check_types(self, shortcuts=bool, repeats=int)
+        check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
+        check_types(self, calibration_manifest=(str, type(None)), shown=bool)
+        check_types(self, shortcuts=bool, repeats=int)
         if not (self.models and self.corpora and self.schemes and self.calibrations):
             raise InputError(
                 f"The profile {self.name!r} needs a model, a corpus, a scheme and a calibration."
@@ -252,7 +194,7 @@ class Profile:
                 f"The profile {self.name!r} needs a calibration_manifest for the calibration "
                 "'real', and only for that."
             )
-        for family in _FAMILIES:
+        for family in FAMILIES:
             first, *_ = self.quant_schemes(family)
             for variation in self.ablations + self.settings:
                 variation.apply(first)
@@ -279,19 +221,23 @@ class Profile:
         Raises:
             InputError: a key is unknown or missing, or a value impossible, at any level.
         """
-        values = _checked(cls, value)
+        values = known_fields(cls, value)
         try:
             values["models"] = tuple(
-                ModelSource(**_checked(ModelSource, model)) for model in values.get("models", ())
+                ModelSource(**known_fields(ModelSource, model))
+                for model in values.get("models", ())
             )
             values["corpora"] = tuple(
-                CorpusSplit(**_checked(CorpusSplit, split)) for split in values.get("corpora", ())
+                CorpusSplit(**known_fields(CorpusSplit, split))
+                for split in values.get("corpora", ())
             )
             if "synthesis" in values:
                 values["synthesis"] = SynthesisConfig.from_json(values["synthesis"])
             kinds = {"ablations": Ablation, "settings": Ablation, "methods": Method}
             for key, kind in kinds.items():
-                values[key] = tuple(kind(**_checked(kind, item)) for item in values.get(key, ()))
+                values[key] = tuple(
+                    kind(**known_fields(kind, item)) for item in values.get(key, ())
+                )
             values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
             if "benchmark" in values:
                 values["benchmark"] = BenchmarkPlan.from_json(values["benchmark"])
@@ -303,26 +249,6 @@ class Profile:
             if unknown := sorted(set(model.corpora) - corpora):
                 raise InputError(f"The model {model.name} names the unknown corpus {unknown[0]!r}.")
         return profile
-
-
-def _check_types(value: object, **kinds: type | tuple[type, ...]) -> None:
-    """Refuse a field of another type; a field that is a tuple holds text."""
-    for name, kind in kinds.items():
-        found = getattr(value, name)
-        texts = found if isinstance(found, tuple) else ()
-        if not isinstance(found, kind) or not all(isinstance(text, str) for text in texts):
-            raise InputError(
-                f"The {type(value).__name__} has a {name} of the wrong type: {found!r}."
-            )
-
-
-def _checked(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
-    """Refuse unknown keys; lists become tuples."""
-    if not isinstance(value, Mapping):
-        raise InputError(f"A {kind.__name__} must be a JSON object.")
-    if unknown := sorted(set(value) - {item.name for item in fields(kind)}):
-        raise InputError(f"The {kind.__name__} has the unknown key {unknown[0]!r}; remove it.")
-    return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
 
 
 def expand(path: str) -> str:

@@ -8,7 +8,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from zqlib.files import read_json, write_json
 __all__ = [
     "Record",
     "StoredRecord",
+    "caveat_list",
     "commit",
     "device_name",
     "provenance",
@@ -164,6 +165,16 @@ def read_records(results: Path, profile: str | None = None) -> list[Record]:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     return records
+
+
+def caveat_list(records: Iterable[Record]) -> str:
+    """What a reader must know of some records: a Markdown list, with the data that it concerns."""
+    concerned: dict[str, dict[str, None]] = {}
+    for record in records:
+        for caveat in record.caveats:
+            data = f"`{record.model}` on {record.corpus} {record.split}"
+            concerned.setdefault(caveat, {})[data] = None
+    return "\n".join(f"- *{caveat}*: {'; '.join(data)}" for caveat, data in concerned.items())
 
 
 def provenance(**details: Any) -> dict[str, Any]:

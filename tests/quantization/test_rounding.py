@@ -46,6 +46,7 @@ def test_every_convolution_gets_one_reader_that_rounds() -> None:
             if "Conv" in type(operator).__name__ and operator.name not in linear:
                 (reader,) = [o for o in graph.operators if operator.output in o.reads]
                 assert isinstance(reader, Activation) and len(reader.inputs) == 1
+                assert reader.bits in (None, QuantScheme().gate_bits)
 
 
 def test_where_points_are_added() -> None:

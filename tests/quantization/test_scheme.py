@@ -49,8 +49,13 @@ def test_weights_that_leave_an_end_unused_go_to_the_nearest_level() -> None:
 
 @pytest.mark.parametrize("family", ["quartznet", "jasper", "conformer"])
 def test_usual_methods_give_way_to_a_choice(family: str) -> None:
-    assert usual_scheme("w8a8", family).weight_rounding == "nearest"
-    assert usual_scheme("w6a6", family).weight_rounding == "gptq"
+    whole = usual_scheme("w8a8", family)
+    assert whole.weight_rounding == ("nearest" if family == "jasper" else "gptq")
+    assert whole.bias_correction == (family != "jasper")
+    assert whole.range_method == ("mse" if family == "jasper" else "minmax")
+    few = usual_scheme("w6a6", family)
+    ranges = "percentile" if family == "conformer" else "mse"
+    assert (few.weight_rounding, few.range_method) == ("gptq", ranges)
     assert usual_scheme("w4a8", family).weight_rounding == "adaround"
     chosen = usual_scheme("w4a8", family, weight_rounding="nearest", range_method="percentile")
     assert (chosen.name, chosen.weight_rounding, chosen.range_method) == (

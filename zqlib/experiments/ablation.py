@@ -3,8 +3,8 @@
 from zqlib.experiments.scoring import score_profile
 from zqlib.experiments.systems import Checkpoint, System
 from zqlib.parameters import Parameters
-from zqlib.profiles import Ablation
 from zqlib.results import Record
+from zqlib.variations import Ablation
 
 __all__ = ["ablation_experiment", "ablation_systems"]
 
@@ -18,7 +18,7 @@ def ablation_systems(checkpoint: Checkpoint) -> list[System]:
     first = checkpoint.recipe(Ablation("as-is"))
     variants = {first: ""}  # an ablation that changes nothing for a family adds nothing
     for ablation in profile.ablations:
-        if family in (ablation.families or (family,)):
+        if ablation.concerns(family):
             variants.setdefault(checkpoint.recipe(ablation), ablation.name)
     return [System("ablation")] + [
         System("ablation", recipe, "cpu", name) for recipe, name in variants.items()

@@ -7,7 +7,10 @@ from zqlib.integer.operators import Attention, Conv1d, Conv2d
 from zqlib.integer.packing import multiplier_bits
 from zqlib.integer.program import Program
 
-__all__ = ["bit_operations"]
+__all__ = ["FRAMES", "bit_operations"]
+
+FRAMES = 1000
+"""Of 10 s of speech, for which bit operations are counted."""
 
 
 def bit_operations(program: Program, frames: int) -> list[dict[str, Any]]:

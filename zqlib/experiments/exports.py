@@ -10,7 +10,7 @@ import onnx
 from zqlib.calibration_data import calibration_batches
 from zqlib.corpora.manifest import read_manifest
 from zqlib.digests import cache_key
-from zqlib.experiments.bit_operations import bit_operations
+from zqlib.experiments.bit_operations import FRAMES, bit_operations
 from zqlib.experiments.systems import Checkpoint, Recipe, checkpoints
 from zqlib.export.agreement import agreement, installed_engines
 from zqlib.export.onnx_float import export_float
@@ -29,8 +29,6 @@ from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
 
 __all__ = ["exports_experiment"]
-
-_FRAMES = 1000  # 10 s of features
 
 
 def exports_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
@@ -58,7 +56,7 @@ def exports_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
             "utterances": len(utterances),
             "caveats": [*split.all_caveats(utterances), *checkpoint.source.caveats],
             "parameters": sum(p.numel() for p in checkpoint.model.network.parameters()),
-            "audio_s": _FRAMES * checkpoint.model.front_end.config.window_stride_s,
+            "audio_s": FRAMES * checkpoint.model.front_end.config.window_stride_s,
             **_compare(checkpoint, split),
             "device": device_name(),
             "commit": commit(root),
@@ -144,7 +142,7 @@ def _cost(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, Any]:
         "zq_mb": path.stat().st_size / 1e6,
         "weights_mb": bits / 8e6,
         "onnx_integer_mb": _size_mb(export_integer(program)),
-        "layers": bit_operations(program, _FRAMES),
+        "layers": bit_operations(program, FRAMES),
     }
 
 

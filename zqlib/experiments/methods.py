@@ -15,21 +15,20 @@ import torch
 from torch import Tensor
 
 from zqlib.digests import cache_key
-from zqlib.experiments.bit_operations import bit_operations
+from zqlib.experiments.bit_operations import FRAMES, bit_operations
 from zqlib.experiments.scoring import score_systems
 from zqlib.experiments.systems import Checkpoint, Recipe, System, checkpoints
 from zqlib.files import read_json, write_json
 from zqlib.integer.backends import cpu
 from zqlib.parameters import Parameters
 from zqlib.quantization.fold import fold
-from zqlib.quantization.scheme import QuantScheme, preset
+from zqlib.quantization.scheme import QuantScheme, preset, usual_scheme
 from zqlib.quantized_model import load_quantized
 from zqlib.results import Record
 
 __all__ = ["methods_experiment", "pareto_front", "signal_to_error_db"]
 
 _HELD_OUT = 1_000_000  # seeds from here on make features that no program is calibrated on
-_FRAMES = 1000  # 10 s of features, for what bit operations are counted
 
 
 def methods_experiment(parameters: Parameters) -> list[Record]:
@@ -47,23 +46,36 @@ def methods_experiment(parameters: Parameters) -> list[Record]:
 
 
 def _systems(checkpoint: Checkpoint) -> Iterator[System]:
-    """The float model, and a program for every method of the profile at each of its widths."""
+    """The float model, a program for every method of the profile at each of its widths, and one
+    for each width as it is usual.
+    """
     profile, family = checkpoint.profile, checkpoint.model.family
     range_method = profile.quant_schemes(family)[0].range_method
     yield System("methods")
     held_out = _held_out(checkpoint)
     known = set[Recipe]()  # a method that changes nothing at a width adds nothing
-    for method in profile.methods:
-        if family not in (method.families or (family,)):
-            continue
+    methods = [method for method in profile.methods if method.concerns(family)]
+    for method in methods:
         for width in method.schemes:
             plain = preset(width, range_method=range_method, equalize=False)
             recipe = Recipe(method.apply(plain), "synthetic", method.synthesise(profile.synthesis))
             if recipe not in known:
                 known.add(recipe)
-                measures = _measures(checkpoint, recipe, held_out)
-                details = {"method": method.name, "width": width, **measures}
-                yield System("methods", recipe, "cpu", f"{method.name}-{width}", details)
+                yield _system(checkpoint, recipe, method.name, width, held_out)
+    for width in dict.fromkeys(width for method in methods for width in method.schemes):
+        recipe = Recipe(usual_scheme(width, family), "synthetic", profile.synthesis)
+        yield _system(checkpoint, recipe, "usual", width, held_out)
+
+
+def _system(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    method: str,
+    width: str,
+    held_out: tuple[Tensor, Tensor, Tensor],
+) -> System:
+    details = {"method": method, "width": width, **_measures(checkpoint, recipe, held_out)}
+    return System("methods", recipe, "cpu", f"{method}-{width}", details)
 
 
 def _held_out(checkpoint: Checkpoint) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,7 +102,7 @@ def _measures(
         found = executor.run(model.quantize_features(features), lengths)
         write_json(kept, {
             "held_out_snr_db": signal_to_error_db(logits, found.logits, found.lengths.tolist()),
-            "bops": sum(row["bops"] for row in bit_operations(model.program, _FRAMES)),
+            "bops": sum(row["bops"] for row in bit_operations(model.program, FRAMES)),
         })  # fmt: skip
     measures: dict[str, Any] = read_json(kept)
     return measures

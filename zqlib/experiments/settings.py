@@ -6,8 +6,9 @@ from zqlib.experiments.layers import logits_snr_db
 from zqlib.experiments.scoring import score_systems
 from zqlib.experiments.systems import Checkpoint, System, checkpoints
 from zqlib.parameters import Parameters
-from zqlib.profiles import Ablation, CorpusSplit
+from zqlib.profiles import CorpusSplit
 from zqlib.results import Record
+from zqlib.variations import Ablation
 
 __all__ = ["settings_experiment"]
 
@@ -32,7 +33,7 @@ def _systems(checkpoint: Checkpoint, split: CorpusSplit) -> list[System]:
     profile, family = checkpoint.profile, checkpoint.model.family
     systems = [System("settings")]
     for setting in (Ablation("as-is"), *profile.settings):
-        if family not in (setting.families or (family,)):
+        if not setting.concerns(family):
             continue
         for repeat in range(profile.repeats):
             recipe = checkpoint.recipe(setting)

@@ -13,12 +13,13 @@ from zqlib.digests import cache_key, data_digest
 from zqlib.files import sha256_file
 from zqlib.models import CTCModel, load_model
 from zqlib.parameters import Parameters
-from zqlib.profiles import Ablation, CorpusSplit, ModelSource, Profile
+from zqlib.profiles import CorpusSplit, ModelSource, Profile
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import load_quantized, quantize
 from zqlib.recognition import Engine, FloatRecogniser, IntegerRecogniser, Recogniser
 from zqlib.simulations import SIMULATIONS
 from zqlib.synthesis import SynthesisConfig
+from zqlib.variations import Ablation
 
 __all__ = ["Checkpoint", "Recipe", "System", "checkpoints"]
 

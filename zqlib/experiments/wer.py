@@ -4,6 +4,7 @@ from zqlib.experiments.scoring import score_profile
 from zqlib.experiments.systems import Checkpoint, Recipe, System
 from zqlib.parameters import Parameters
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.recognition import Engine
 from zqlib.results import Record
 from zqlib.simulations import SIMULATIONS
 
@@ -19,23 +20,22 @@ def wer_systems(checkpoint: Checkpoint) -> list[System]:
     profile = checkpoint.profile
     first, *others = profile.quant_schemes(checkpoint.model.family)
     compared = [(first, calibration) for calibration in profile.calibrations]
+    compared += [(scheme, profile.calibrations[0]) for scheme in others]
     return [System("wer")] + [
-        _system(checkpoint, scheme, calibration)
-        for scheme, calibration in compared + [(s, profile.calibrations[0]) for s in others]
+        _system(checkpoint, scheme, calibration, "cpu" if index else "reference")
+        for index, (scheme, calibration) in enumerate(compared)
     ]
 
 
-def _system(checkpoint: Checkpoint, scheme: QuantScheme, calibration: str) -> System:
+def _system(
+    checkpoint: Checkpoint, scheme: QuantScheme, calibration: str, engine: Engine
+) -> System:
     profile = checkpoint.profile
     if simulation := SIMULATIONS.get(calibration):
         recipe = Recipe(scheme, "synthetic", profile.synthesis)
         return System("wer", recipe, simulation.engine, simulation=calibration)
     recordings = profile.resolve_calibration(checkpoint.root) if calibration == "real" else None
-    recipe = Recipe(scheme, calibration, profile.synthesis, recordings)
-    is_first = (scheme, calibration) == (
-        profile.quant_schemes(checkpoint.model.family)[0], profile.calibrations[0],
-    )  # fmt: skip
-    return System("wer", recipe, "reference" if is_first else "cpu")
+    return System("wer", Recipe(scheme, calibration, profile.synthesis, recordings), engine)
 
 
 def wer_experiment(parameters: Parameters) -> list[Record]:

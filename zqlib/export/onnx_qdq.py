@@ -95,17 +95,20 @@ class _QdqWriter(FloatWriter):
             self.convolved = "rows"
 
     def _rounded(self) -> tuple[set[str], set[str]]:
-        """Names of the tensors to round, and of the convolutions' sums that 8 bits cannot hold."""
+        """Names of the tensors to round, and of the convolutions' sums that stay integers.
+
+        8 bits are too few for those; s8s8 (TensorRT) hands them on as floats.
+        """
         convolutions = [o for o in self.graph.operators if isinstance(o, FloatConv | FloatConv2d)]
         activations = [o for o in self.graph.operators if isinstance(o, Activation)]
         outputs = {o.output for o in convolutions if o.name not in self.linear}
         alone = [o for o in activations if len(o.inputs) == 1 and o.inputs[0] in outputs]
         written = {o.output for o in alone if o.bits is None}
+        wide = {o.inputs[0] for o in alone if o.bits is not None}
         if not self.scheme.unsigned_relu:
             branches = [[i for i in o.inputs if i in written] for o in activations]
-            written = {name for names in branches for name in names[:-1]}
-        points = (written | {o.input for o in convolutions}) & self.levels.keys()
-        return points, {o.inputs[0] for o in alone if o.bits is not None}
+            written, wide = {name for names in branches for name in names[:-1]}, set()
+        return (written | {o.input for o in convolutions}) & self.levels.keys(), wide
 
     def _round_summands_as_their_sum(self) -> None:
         """What convolutions write only for a sum gets the sum's step if its own is finer."""
@@ -158,7 +161,7 @@ class _QdqWriter(FloatWriter):
         self, conv: FloatConv | FloatConv2d, layout: Layout, masked: bool, **attributes: Any
     ) -> str:
         """A convolution between dequantized tensors, or one whose sums are kept and scaled."""
-        if conv.output not in self._wide or not self.scheme.unsigned_relu:
+        if conv.output not in self._wide:
             return super().convolution(conv, layout, masked, **attributes)
         data, (_, zero) = self._integer(conv.input, layout, masked), self._step(conv.input)
         stored, bias_q, scale = self._quantized(conv)

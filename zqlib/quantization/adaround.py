@@ -11,11 +11,12 @@ share is 1, no single height is better off in between.
 import torch
 from torch import Tensor
 
+from zqlib.quantization.gptq import damped
+
 __all__ = ["learned_rounding"]
 
 _STEPS = 200
 _LEARNING_RATE = 0.02
-_DAMPING = 0.1  # of the mean of H's diagonal: what few data say of a rare direction is chance
 
 
 def learned_rounding(weight: Tensor, moments: Tensor, step: Tensor, bits: int) -> Tensor:
@@ -35,10 +36,8 @@ def learned_rounding(weight: Tensor, moments: Tensor, step: Tensor, bits: int) -
     low = (weight / step).floor().clamp(-limit, limit - 1)
     offset = (low - weight / step).float()
     share = (step / step.mean(2, keepdim=True)).float()  # coarser steps of a row err by more
-    mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    damped = (moments / mean.masked_fill(mean == 0, 1.0)).float()
-    damped = damped + _DAMPING * torch.eye(moments.shape[1])
-    curvature = damped.diagonal(dim1=1, dim2=2)[:, None] * share.square()
+    second = damped(moments).float()
+    curvature = second.diagonal(dim1=1, dim2=2)[:, None] * share.square()
 
     def error(height: Tensor) -> Tensor:
         return (offset + height) * share
@@ -48,9 +47,9 @@ def learned_rounding(weight: Tensor, moments: Tensor, step: Tensor, bits: int) -
     optimizer = torch.optim.Adam([height], lr=_LEARNING_RATE)
     for index in range(_STEPS):
         pull = (index + 1) / _STEPS * curvature * (0.5 - height)
-        height.grad = (error(height) @ damped) * share + pull
+        height.grad = (error(height) @ second) * share + pull
         optimizer.step()
         height.clamp_(0, 1)
     learned = height.round()
-    losses = [((error(h) @ damped) * error(h)).sum(2, keepdim=True) for h in (learned, nearest)]
+    losses = [((error(h) @ second) * error(h)).sum(2, keepdim=True) for h in (learned, nearest)]
     return (low + torch.where(losses[0] < losses[1], learned, nearest)) * step

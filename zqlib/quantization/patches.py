@@ -22,14 +22,14 @@ def patches(conv: FloatConv | FloatConv2d, x: Tensor) -> Tensor:
         x: (channels, frames) float32: what it reads of one utterance, without padding.
 
     Returns:
-        (groups, inputs of an output, frames times bands of the output) float32.
+        (groups, inputs of an output, frames times bands of the output) float32; a view where the
+        convolution is depthwise or has one tap.
     """
     if isinstance(conv, FloatConv2d):
         planes = x.reshape(conv.weight.shape[1], -1, x.shape[1]).transpose(1, 2)
         size = conv.weight.shape[2:]  # over frames and bands
         return functional.unfold(planes[None], size, padding=conv.padding, stride=conv.stride)
-    columns = functional.unfold(
-        x[None, :, :, None], (conv.weight.shape[2], 1),
-        (conv.dilation, 1), (conv.padding, 0), (conv.stride, 1),
-    )  # fmt: skip
-    return columns.view(conv.groups, -1, columns.shape[2])
+    span = conv.dilation * (conv.weight.shape[2] - 1) + 1
+    windows = functional.pad(x, (conv.padding, conv.padding)).unfold(1, span, conv.stride)
+    columns = windows[:, :, :: conv.dilation].transpose(1, 2)  # (channels, taps, frames)
+    return columns.reshape(conv.groups, -1, columns.shape[2])

@@ -1,6 +1,6 @@
 """Puts weights on the grid that `lower` will find them on, by the methods that a scheme names."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,6 +21,7 @@ from zqlib.quantization.weight_grid import layer_bits, nearest, on_grid, with_st
 __all__ = ["quantize_weights"]
 
 _MOST_INPUTS = 2048  # rounded together: a Jasper's 896 channels of 29 taps would fill the memory
+_APART = 4  # patches of a depthwise convolution: neighbours are the same, moved by one tap
 _ROUNDINGS = {"gptq": second_order_rounding, "adaround": learned_rounding}
 
 
@@ -83,47 +84,42 @@ def _quantized(
 ) -> FloatConv | FloatConv2d:
     conv, step = with_steps(conv, scheme)
     bits, rows = layer_bits(conv, scheme), weight_rows(conv)
-    mean = _mean_patch(conv, source) if scheme.bias_correction else None
     if scheme.weight_rounding == "nearest":
-        grid = nearest(rows, step, bits)
+        grid, mean = nearest(rows, step, bits), _moments(conv, source, second=False)[0]
     else:
         round_part = _ROUNDINGS[scheme.weight_rounding]
-        moments = _second_moments(conv, source, mean)
+        mean, moments = _moments(conv, source)
+        if scheme.bias_correction:  # it makes up for what is lost of the mean
+            parts = torch.split(mean, _MOST_INPUTS, 1)
+            moments = [m - part @ part.mT for m, part in zip(moments, parts, strict=True)]
         split = (torch.split(x, _MOST_INPUTS, 2) for x in (rows, step.expand_as(rows)))
-        parts = zip(*split, moments, strict=True)
-        grid = torch.cat([round_part(w, m, s, bits) for w, s, m in parts], 2)
+        triples = zip(*split, moments, strict=True)
+        grid = torch.cat([round_part(w, m, s, bits) for w, s, m in triples], 2)
     rounded = replace(conv, weight=grid.view(conv.weight.shape).float())
-    if mean is None:
+    if not scheme.bias_correction:
         return rounded
-    lost = ((rows - grid) @ mean.double()).flatten().float()
+    lost = ((rows - grid) @ mean).flatten().float()
     return replace(rounded, bias=lost if conv.bias is None else conv.bias + lost)
 
 
-def _mean_patch(conv: FloatConv | FloatConv2d, source: Value) -> Tensor:
-    """(groups, inputs, 1) float32."""
-    total, places = torch.zeros(()), 0
-    for columns in _patches(conv, source):
-        total, places = total + columns.sum(2, keepdim=True), places + columns.shape[2]
-    return total / places
+def _moments(
+    conv: FloatConv | FloatConv2d, source: Value, second: bool = True
+) -> tuple[Tensor, list[Tensor]]:
+    """The mean of the patches x, and of x x^T, over some of those of a depthwise convolution.
 
-
-def _second_moments(
-    conv: FloatConv | FloatConv2d, source: Value, mean: Tensor | None
-) -> list[Tensor]:
-    """(groups, inputs, inputs) float64 for each part of the inputs, summed over all patches.
-
-    About the mean, where the bias is going to make up for what is lost of it.
+    Returns:
+        (groups, inputs, 1) float64; and, if `second`, (groups, inputs, inputs) float64 for each
+        part of the inputs.
     """
-    sums: list[Tensor] = []
-    for columns in _patches(conv, source):
-        centred = columns if mean is None else columns - mean
-        products = [(part @ part.mT).double() for part in torch.split(centred, _MOST_INPUTS, 1)]
-        sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
-    return sums
-
-
-def _patches(conv: FloatConv | FloatConv2d, source: Value) -> Iterator[Tensor]:
-    """The patches of one utterance after another."""
     x, lengths = source
+    places, total, sums = 0, torch.zeros(()), list[Tensor]()
     for row, length in zip(x[:, :, 0], lengths.tolist(), strict=True):
-        yield patches(conv, row[:, :length])
+        columns = patches(conv, row[:, :length])
+        if len(columns) > 1:
+            columns = columns[:, :, ::_APART]
+        places += columns.shape[2]
+        total = total + columns.sum(2, keepdim=True).double()
+        if second:
+            products = [(part @ part.mT).double() for part in torch.split(columns, _MOST_INPUTS, 1)]
+            sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
+    return total / places, [products / places for products in sums]

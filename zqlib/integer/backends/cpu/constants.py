@@ -15,6 +15,7 @@ from zqlib.integer.backends.cpu.packing import (
     pack_depthwise,
     pack_panels,
     pad_channels,
+    trim_heap,
 )
 from zqlib.integer.backends.fusion import Job
 from zqlib.integer.backends.tables import function_table
@@ -34,6 +35,8 @@ from zqlib.integer.rules import accumulator_bound
 from zqlib.integer.tensor_type import TensorType
 
 __all__ = ["Constants", "zero_byte"]
+
+_LARGE = 1 << 20  # bytes of a layer after which the heap is trimmed
 
 
 def zero_byte(kind: TensorType) -> int:
@@ -71,6 +74,8 @@ class Constants:
         for operator in operators:
             for name, array in self._arrays_of(operator):
                 self.arrays[operator.name, name] = aligned(array)
+                if array.nbytes > _LARGE:
+                    trim_heap()
             match operator:
                 case Conv1d():
                     kind = self.program.tensors[operator.input]
@@ -86,6 +91,7 @@ class Constants:
                 case Attention():
                     if _scores_fit_int32(operator):
                         self.fits_int32.add(operator.name)
+        trim_heap()
 
     def address(self, operator: Operator, name: str) -> int:
         """Where an array lies."""

@@ -3,13 +3,23 @@
 What is packed may be a view: `aligned` makes the one copy.
 """
 
+import ctypes
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["Array", "aligned", "pack_bias", "pack_depthwise", "pack_panels", "pad_channels"]
+__all__ = [
+    "Array",
+    "aligned",
+    "pack_bias",
+    "pack_depthwise",
+    "pack_panels",
+    "pad_channels",
+    "trim_heap",
+]
 
 Array = npt.NDArray[Any]
 
@@ -80,3 +90,18 @@ def aligned(values: Array) -> Array:
 def pad_channels(values: Array, fill: int) -> Array:
     """One value per channel, with room for the vectors that read beyond the last."""
     return np.pad(values, (0, _VECTOR + -len(values) % _VECTOR), constant_values=fill)
+
+
+def trim_heap() -> None:
+    """Give memory that nothing uses any more back to the operating system, if the C library can.
+
+    glibc keeps what it freed of the layers as they were stored; of a large model that is as much
+    again as the packed weights.
+    """
+    if trim := _malloc_trim():
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Any:
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)

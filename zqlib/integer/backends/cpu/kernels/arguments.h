@@ -15,7 +15,7 @@ struct Term {
   const int32_t* m;    // padded with 0 to whole vectors, as e with 33
   const int32_t* e;
   int64_t wide;   // values are int32, not bytes
-  int64_t upper;  // every e is at least 33: result and rounding lie in the upper half of the product
+  int64_t upper;  // every e is at least 33: result and rounding lie in the product's upper half
   int64_t zero;
 };
 

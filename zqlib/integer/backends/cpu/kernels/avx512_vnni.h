@@ -92,40 +92,41 @@ struct Avx512Vnni {
     else _mm_mask_storeu_epi8(to, __mmask16((1u << count) - 1), bytes);
   }
 
-  struct ByteRange {
-    __m512i low, high, zero;  // bytes, bytes and words
+  // See byte_rows.h. Packing cuts numbers to 16 bits, then to those of a byte.
+  class ByteRows {
+   public:
+    ByteRows(int64_t low, int64_t high, int64_t zero)
+        : low_(_mm512_set1_epi8(char(low + zero))), high_(_mm512_set1_epi8(char(high + zero))),
+          zero_(_mm512_set1_epi16(short(zero))) {}
+
+    void store(uint8_t* to, Int x) const { store_lane<0>(to, pack(x, x, x, x)); }
+
+    void store(uint8_t* to, int64_t pitch, Int x0, Int x1, Int x2, Int x3) const {
+      const __m512i rows = pack(x0, x1, x2, x3);
+      store_lane<0>(to, rows);
+      store_lane<1>(to + pitch, rows);
+      store_lane<2>(to + 2 * pitch, rows);
+      store_lane<3>(to + 3 * pitch, rows);
+    }
+
+   private:
+    __m512i low_, high_, zero_;
+
+    __m512i pack(Int x0, Int x1, Int x2, Int x3) const {
+      const __m512i turned =
+          _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+      const __m512i first = _mm512_adds_epi16(_mm512_packs_epi32(x0, x1), zero_);
+      const __m512i last = _mm512_adds_epi16(_mm512_packs_epi32(x2, x3), zero_);
+      const __m512i bytes = _mm512_packus_epi16(first, last);
+      return _mm512_permutexvar_epi32(
+          turned, _mm512_min_epu8(_mm512_max_epu8(bytes, low_), high_));
+    }
+
+    template <int lane>
+    static void store_lane(uint8_t* to, __m512i rows) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_extracti32x4_epi32(rows, lane));
+    }
   };
-
-  static ByteRange byte_range(int64_t low, int64_t high, int64_t zero) {
-    return {_mm512_set1_epi8(char(low + zero)), _mm512_set1_epi8(char(high + zero)),
-            _mm512_set1_epi16(short(zero))};
-  }
-
-  // Packing cuts numbers to 16 bits, then to those of a byte.
-  static __m512i pack(Int x0, Int x1, Int x2, Int x3, const ByteRange& range) {
-    const __m512i first = _mm512_adds_epi16(_mm512_packs_epi32(x0, x1), range.zero);
-    const __m512i last = _mm512_adds_epi16(_mm512_packs_epi32(x2, x3), range.zero);
-    const __m512i bytes = _mm512_packus_epi16(first, last);
-    return _mm512_min_epu8(_mm512_max_epu8(bytes, range.low), range.high);
-  }
-
-  static void store_row(uint8_t* to, Int x, const ByteRange& range) {
-    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    const __m512i bytes = _mm512_permutexvar_epi32(first, pack(x, x, x, x, range));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_castsi512_si128(bytes));
-  }
-
-  // Four vectors as bytes of four rows.
-  static void store_rows(uint8_t* to, int64_t pitch, Int x0, Int x1, Int x2, Int x3,
-                         const ByteRange& range) {
-    const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    const __m512i rows = _mm512_permutexvar_epi32(turned, pack(x0, x1, x2, x3, range));
-    auto* out = reinterpret_cast<__m128i*>(to);
-    _mm_storeu_si128(out, _mm512_castsi512_si128(rows));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + pitch), _mm512_extracti32x4_epi32(rows, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 2 * pitch), _mm512_extracti32x4_epi32(rows, 2));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 3 * pitch), _mm512_extracti32x4_epi32(rows, 3));
-  }
 
   // The bytes of four rows side by side, lane after lane.
   static void interleave(const uint8_t* const row[4], uint8_t* to) {

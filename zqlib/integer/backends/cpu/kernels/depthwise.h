@@ -26,9 +26,17 @@ Blocks blocks_of(const Depthwise& conv) {
   return {(longest + 3) / 4 + per_output, per_output};
 }
 
+// Vectors of channels that are interleaved together: what is read are whole cache lines then.
+constexpr int64_t kGroup = 4;
+
+template <class V>
+int64_t interleaved_bytes(const Depthwise& conv) {  // of one vector
+  return conv.dilation * blocks_of(conv).per_sequence * 4 * V::lanes;
+}
+
 template <class V>
 int64_t scratch_of_worker(const Depthwise& conv) {
-  return conv.dilation * blocks_of(conv).per_sequence * 4 * V::lanes + kSlack;
+  return kGroup * interleaved_bytes<V>(conv) + kSlack;
 }
 
 template <class V>
@@ -36,22 +44,25 @@ int64_t scratch_bytes(const Depthwise& conv, int threads) {
   return threads * scratch_of_worker<V>(conv);
 }
 
-// Puts the frames of one vector of channels, padding included, into blocks.
+// Puts the frames of a group of vectors of channels, padding included, into blocks.
 template <class V>
-void interleave(const Depthwise& conv, int64_t row, int64_t channel, uint8_t* to) {
-  alignas(64) uint8_t zeros[V::lanes];
+void interleave(const Depthwise& conv, int64_t row, int64_t channel, int64_t vectors, uint8_t* to) {
+  alignas(64) uint8_t zeros[kGroup * V::lanes];
   std::memset(zeros, int(conv.zero), sizeof zeros);
-  const int64_t valid = conv.lengths[row];
-  const uint8_t* x = conv.x + row * conv.frames * conv.channels + channel;
-  const int64_t blocks = blocks_of(conv).per_sequence;
-  for (int64_t remainder = 0; remainder < conv.dilation; ++remainder) {
+  const int64_t valid = conv.lengths[row], channels = conv.channels, dilation = conv.dilation;
+  const uint8_t* x = conv.x + row * conv.frames * channels + channel;
+  const int64_t blocks = blocks_of(conv).per_sequence, pitch = interleaved_bytes<V>(conv);
+  for (int64_t remainder = 0; remainder < dilation; ++remainder) {
+    int64_t frame = remainder - conv.padding;
     for (int64_t block = 0; block < blocks; ++block, to += 4 * V::lanes) {
       const uint8_t* frames[4];
-      for (int i = 0; i < 4; ++i) {
-        const int64_t frame = remainder + conv.dilation * (4 * block + i) - conv.padding;
-        frames[i] = frame >= 0 && frame < valid ? x + frame * conv.channels : zeros;
+      for (int i = 0; i < 4; ++i, frame += dilation) {
+        frames[i] = frame >= 0 && frame < valid ? x + frame * channels : zeros;
       }
-      V::interleave(frames, to);
+      for (int64_t v = 0; v < vectors; ++v) {
+        V::interleave(frames, to + v * pitch);
+        for (auto& from : frames) from += V::lanes;
+      }
     }
   }
 }
@@ -148,17 +159,22 @@ void convolve_frames(const Depthwise& conv, const uint8_t* x, const int8_t* weig
 template <class V>
 void run(const Depthwise& conv, const Worker& worker) {
   const int64_t vectors = (conv.channels + V::lanes - 1) / V::lanes;
+  const int64_t groups = (vectors + kGroup - 1) / kGroup;
   const int64_t weight_bytes = 4 * blocks_of(conv).per_output * 4 * V::lanes;
   uint8_t* x = conv.scratch + worker.index * scratch_of_worker<V>(conv);
-  worker.share(conv.batch * vectors, [&](int64_t task) {
-    const int64_t row = task / vectors, vector = task % vectors, channel = vector * V::lanes;
-    const int64_t left = conv.channels - channel;
-    interleave<V>(conv, row, channel, x);
-    const Tile at = {nullptr, V::lanes, 0, left < V::lanes ? left : V::lanes, channel,
-                     row * conv.out_frames, 1};
-    const int8_t* weight = conv.weight + vector * weight_bytes;
-    if (conv.stride == 1) convolve_sequences<V>(conv, x, weight, conv.bias + channel, at);
-    else convolve_frames<V>(conv, x, weight, conv.bias + channel, at);
+  worker.share(conv.batch * groups, [&](int64_t task) {
+    const int64_t row = task / groups, first = vectors * (task % groups) / groups;
+    const int64_t end = vectors * (task % groups + 1) / groups;
+    interleave<V>(conv, row, first * V::lanes, end - first, x);
+    for (int64_t vector = first; vector < end; ++vector) {
+      const int64_t channel = vector * V::lanes, left = conv.channels - channel;
+      const Tile at = {nullptr, V::lanes, 0, left < V::lanes ? left : V::lanes, channel,
+                       row * conv.out_frames, 1};
+      const uint8_t* bytes = x + (vector - first) * interleaved_bytes<V>(conv);
+      const int8_t* weight = conv.weight + vector * weight_bytes;
+      if (conv.stride == 1) convolve_sequences<V>(conv, bytes, weight, conv.bias + channel, at);
+      else convolve_frames<V>(conv, bytes, weight, conv.bias + channel, at);
+    }
   });
 }
 

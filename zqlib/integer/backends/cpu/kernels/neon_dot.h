@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "byte_rows.h"
+
 namespace zq {
 
 struct NeonDot {
@@ -75,24 +77,7 @@ struct NeonDot {
     std::memcpy(to, &bytes, count);
   }
 
-  struct ByteRange { Int low, high, zero; };
-
-  static ByteRange byte_range(int64_t low, int64_t high, int64_t zero) {
-    return {fill(int32_t(low)), fill(int32_t(high)), fill(int32_t(zero))};
-  }
-
-  static void store_row(uint8_t* to, Int x, const ByteRange& range) {
-    store_bytes(to, add(clamp(x, range.low, range.high), range.zero), lanes);
-  }
-
-  // Four vectors as bytes of four rows.
-  static void store_rows(uint8_t* to, int64_t pitch, Int x0, Int x1, Int x2, Int x3,
-                         const ByteRange& range) {
-    store_row(to, x0, range);
-    store_row(to + pitch, x1, range);
-    store_row(to + 2 * pitch, x2, range);
-    store_row(to + 3 * pitch, x3, range);
-  }
+  using ByteRows = zq::ByteRows<NeonDot>;
 
   // The bytes of four rows side by side, lane after lane.
   static void interleave(const uint8_t* const row[4], uint8_t* to) {

@@ -69,19 +69,18 @@ void multiply(int rows, int64_t columns, const Rows& x, const int8_t* panel, con
   }
 }
 
-// All `rows` of x by the first `columns` of a panel, in tiles of nearly equal height, which are
+// All `rows` of x by the first `columns` of a panel, in tiles of one height but the last, which are
 // given to done(tile, first row, rows).
 template <class V, class Done>
 void multiply_rows(int64_t rows, int64_t columns, const Rows& x, const int8_t* panel,
                    const int32_t* bias, Done done) {
   alignas(64) int32_t tile[V::rows * panel_width<V> + V::lanes];
-  const int64_t tiles = (rows + V::rows - 1) / V::rows;
-  for (int64_t i = 0; i < tiles; ++i) {
-    const int64_t first = rows * i / tiles, height = rows * (i + 1) / tiles - first;
-    Rows part = x;
-    part.first += first * x.row_stride;
-    multiply<V>(int(height), columns, part, panel, bias, tile, panel_width<V>);
-    done(tile, first, int(height));
+  const int64_t tiles = (rows + V::rows - 1) / V::rows, most = (rows + tiles - 1) / tiles;
+  Rows part = x;
+  for (int64_t first = 0; first < rows; first += most, part.first += most * x.row_stride) {
+    const int height = int(rows - first < most ? rows - first : most);
+    multiply<V>(height, columns, part, panel, bias, tile, panel_width<V>);
+    done(tile, first, height);
   }
 }
 

@@ -126,15 +126,15 @@ template <class V>
 void requantize_to_bytes(const Output& out, const Tile& tile, int64_t c) {
   const int64_t channel = tile.channel + c, pitch = tile.pitch, step = tile.step * out.channels;
   const auto by = V::upper_multiplier(out.terms->m + channel, out.terms->e + channel);
-  const auto range = V::byte_range(out.low, out.high, out.zero);
+  const typename V::ByteRows bytes(out.low, out.high, out.zero);
   const int32_t* x = tile.values + c;
   uint8_t* to = static_cast<uint8_t*>(out.values) + tile.first * out.channels + channel;
   int rows = tile.rows;
   for (; rows >= 4; rows -= 4, x += 4 * pitch, to += 4 * step) {
-    V::store_rows(to, step, V::scale(V::load(x), by), V::scale(V::load(x + pitch), by),
-                  V::scale(V::load(x + 2 * pitch), by), V::scale(V::load(x + 3 * pitch), by), range);
+    bytes.store(to, step, V::scale(V::load(x), by), V::scale(V::load(x + pitch), by),
+                V::scale(V::load(x + 2 * pitch), by), V::scale(V::load(x + 3 * pitch), by));
   }
-  for (; rows; --rows, x += pitch, to += step) V::store_row(to, V::scale(V::load(x), by), range);
+  for (; rows; --rows, x += pitch, to += step) bytes.store(to, V::scale(V::load(x), by));
 }
 
 template <class V>
