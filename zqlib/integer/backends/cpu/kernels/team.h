@@ -36,6 +36,16 @@ struct Worker {
     for (int64_t task; (task = team.take()) < tasks;) body(task);
     team.wait();
   }
+
+  // The same for rows that are so little work each that a task takes several.
+  template <class Body>
+  void share_rows(int64_t rows, Body body) const {
+    constexpr int64_t group = 16;
+    share((rows + group - 1) / group, [&](int64_t task) {
+      const int64_t begin = task * group, end = begin + group < rows ? begin + group : rows;
+      for (int64_t row = begin; row < end; ++row) body(row);
+    });
+  }
 };
 
 }  // namespace zq
