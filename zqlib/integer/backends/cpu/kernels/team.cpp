@@ -44,4 +44,31 @@ void Team::wait() {
   released_.wait(lock, [&] { return phase_.load(std::memory_order_acquire) != phase; });
 }
 
+#if defined(__linux__)
+Places::Places(int threads) {
+  CPU_ZERO(&allowed_);
+  here_ = sched_getcpu();
+  const bool known = here_ >= 0 && sched_getaffinity(0, sizeof allowed_, &allowed_) == 0;
+  const int64_t processors = known ? CPU_COUNT(&allowed_) : 0;
+  processors_ = threads <= processors ? processors : 0;  // else they have to share some
+}
+
+void Places::take(int index) const {
+  if (!processors_) return;
+  int left = index;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (cpu == here_ || !CPU_ISSET(cpu, &allowed_) || --left) continue;
+    cpu_set_t own;
+    CPU_ZERO(&own);
+    CPU_SET(cpu, &own);
+    if (sched_setaffinity(0, sizeof own, &own)) return;
+    sched_setaffinity(0, sizeof allowed_, &allowed_);
+    return;
+  }
+}
+#else
+Places::Places(int) {}
+void Places::take(int) const {}
+#endif
+
 }  // namespace zq

@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <mutex>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace zq {
 
 class Team {
@@ -24,6 +28,21 @@ class Team {
   std::atomic<int64_t> phase_{0};
   std::mutex mutex_;
   std::condition_variable released_;
+};
+
+// Processors for the threads of a team beside the calling one. The scheduler may let a new thread
+// begin on the processor that started it, and take longer than a run to find it a free one.
+class Places {
+ public:
+  explicit Places(int threads);
+  void take(int index) const;  // by thread `index`, 1 or more: goes there, and may leave again
+
+ private:
+#if defined(__linux__)
+  cpu_set_t allowed_;
+  int64_t processors_ = 0;
+  int here_ = 0;
+#endif
 };
 
 // One thread's view of its team.
