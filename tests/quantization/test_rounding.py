@@ -39,14 +39,15 @@ def test_the_function_and_its_scales_stay(name: str) -> None:
 
 
 def test_every_convolution_gets_one_reader_that_rounds() -> None:
+    scheme = QuantScheme()
     for name in (*BLOCKS, "conformer"):
-        graph = round_convolutions(fold(network(name)[0], QuantScheme()))
+        graph = round_convolutions(fold(network(name)[0], scheme))
         linear = linear_layers(graph)
         for operator in graph.operators:
             if "Conv" in type(operator).__name__ and operator.name not in linear:
                 (reader,) = [o for o in graph.operators if operator.output in o.reads]
                 assert isinstance(reader, Activation) and len(reader.inputs) == 1
-                assert reader.bits in (None, QuantScheme().gate_bits)
+                assert reader.bits in (None, scheme.gate_bits)
 
 
 def test_where_points_are_added() -> None:
