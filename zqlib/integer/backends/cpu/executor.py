@@ -103,10 +103,12 @@ class Executor:
         with self._lock:
             plan = self._prepare(features, lengths)
             self._run(plan.steps)
-            logits = self._view(plan, self.program.logits).transpose(1, 2).clone()
-            tokens = self._view(plan, self.program.tokens)[:, :, 0].clone()
+            logits = self._view(plan, self.program.logits).transpose(0, 2, 1)
+            tokens = self._view(plan, self.program.tokens)[:, :, 0]
             valid = plan.lengths[plan.rows[self.program.logits]]
-            return ProgramOutput(tokens, logits, torch.from_numpy(valid.copy()))
+            return ProgramOutput(
+                *(torch.from_numpy(array.copy(order="K")) for array in (tokens, logits, valid))
+            )
 
     def _prepare(self, features: Tensor, lengths: Tensor) -> _Plan:
         """Plan for the shape if need be, and put the batch into the arena."""
@@ -127,11 +129,11 @@ class Executor:
             self.plans[extent] = plan
         kind = self.program.tensors[self.program.input]
         target = self._view(plan, self.program.input)
-        source = features.transpose(1, 2)
+        source = features.numpy().transpose(0, 2, 1)
         if kind.dtype == torch.int8:
-            torch.bitwise_xor(source.view(torch.uint8), zero_byte(kind), out=target)
+            np.bitwise_xor(source.view(np.uint8), np.uint8(zero_byte(kind)), out=target)
         else:
-            target.copy_(source)
+            np.copyto(target, source)
         return plan
 
     def _plan(self, extent: Extent) -> _Plan:
@@ -184,13 +186,17 @@ class Executor:
     def _element_bytes(self, name: str) -> int:
         return 4 if self.program.tensors[name].dtype == torch.int32 else 1
 
-    def _view(self, plan: _Plan, name: str) -> Tensor:
-        """A tensor of the arena: (batch, frames, channels) uint8 or int32."""
+    def _view(self, plan: _Plan, name: str) -> Array:
+        """A tensor of the arena: (batch, frames, channels) uint8 or int32.
+
+        For numpy, which works on one thread. Torch's threads go on looking for work for some
+        milliseconds after each of its operators, on the processors that the kernels need then.
+        """
         start = self._base - self._arena.data_ptr() + plan.offsets[name]
         shape = (*plan.extents[name], self.program.tensors[name].channels)
         size = self._element_bytes(name)
-        flat = self._arena[start : start + size * int(np.prod(shape))]
-        return (flat.view(torch.int32) if size == 4 else flat).view(shape)
+        flat = self._arena.numpy()[start : start + size * int(np.prod(shape))]
+        return (flat.view(np.int32) if size == 4 else flat).reshape(shape)
 
 
 def _rows_of_lengths(program: Outline) -> tuple[dict[str, int], list[tuple[Operator, int, int]]]:

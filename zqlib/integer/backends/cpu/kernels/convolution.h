@@ -22,9 +22,11 @@ void prefetch(const int8_t* weight, int64_t begin, int64_t end) {
 
 bool is_pointwise(const Convolution& conv) { return conv.taps == 1 && conv.padding == 0; }
 
-int64_t scratch_bytes(const Convolution& conv) {
-  const int64_t frames = is_pointwise(conv) ? 1 : conv.batch * (conv.frames + 2 * conv.padding);
-  return frames * conv.channels + kSlack;
+int64_t row_of_zeros_bytes(const Convolution& conv) { return (conv.channels + kSlack) / 64 * 64; }
+
+int64_t scratch_bytes(const Convolution& conv, int threads) {
+  if (is_pointwise(conv)) return threads * row_of_zeros_bytes(conv);
+  return conv.batch * (conv.frames + 2 * conv.padding) * conv.channels + kSlack;
 }
 
 // Frame t of the padded copy of an utterance is frame t - padding of x, or zero.
@@ -50,8 +52,11 @@ Rows rows_of(const Convolution& conv, int64_t row) {
 template <class V>
 void run(const Convolution& conv, const Worker& worker) {
   const bool pointwise = is_pointwise(conv);
-  if (pointwise) {
-    worker.share(1, [&](int64_t) { std::memset(conv.scratch, int(conv.zero), conv.channels + 4); });
+  const uint8_t* zeros = nullptr;
+  if (pointwise) {  // everybody has its own, so nobody waits for it
+    uint8_t* own = conv.scratch + worker.index * row_of_zeros_bytes(conv);
+    std::memset(own, int(conv.zero), conv.channels + 4);
+    zeros = own;
   } else {
     worker.share(conv.batch, [&](int64_t row) { copy_padded(conv, row); });
   }
@@ -85,7 +90,7 @@ void run(const Convolution& conv, const Worker& worker) {
     if (pointwise) valid = (conv.lengths[row] + conv.stride - 1) / conv.stride;
     const int64_t border = valid < begin ? begin : valid < end ? valid : end;
     multiply_frames(begin, border, rows);
-    multiply_frames(border, end, {conv.scratch, 0, 0, 1, rows.run_bytes});
+    multiply_frames(border, end, {zeros, 0, 0, 1, rows.run_bytes});
   });
 }
 

@@ -41,7 +41,7 @@ void run(const Product& step, const Worker& worker) {
 // The rows of the distances n - 1 ... 1 - n: a sine changes its sign with that of the distance.
 template <class V>
 void run(const Positions& step, const Worker& worker) {
-  worker.share(2 * step.frames - 1, [&](int64_t row) {
+  worker.share_rows(2 * step.frames - 1, [&](int64_t row) {
     const int64_t distance = step.frames - 1 - row;
     const int8_t* from = step.table + (distance < 0 ? -distance : distance) * step.channels;
     uint8_t* to = step.out + row * step.channels;
@@ -54,7 +54,7 @@ void run(const Positions& step, const Worker& worker) {
 
 template <class V>
 void run(const Argmax& step, const Worker& worker) {
-  worker.share(step.rows, [&](int64_t row) {
+  worker.share_rows(step.rows, [&](int64_t row) {
     const int32_t* x = step.x + row * step.channels;
     int32_t best = 0;
     for (int32_t c = 1; c < step.channels; ++c) best = x[c] > x[best] ? c : best;

@@ -33,7 +33,7 @@ template <class V>
 int64_t scratch_of(const Step& step, int threads) {
   switch (step.kind) {
     case Kind::convolution:
-      return scratch_bytes(*static_cast<const Convolution*>(step.arguments));
+      return scratch_bytes(*static_cast<const Convolution*>(step.arguments), threads);
     case Kind::depthwise:
       return scratch_bytes<V>(*static_cast<const Depthwise*>(step.arguments), threads);
     case Kind::planar:

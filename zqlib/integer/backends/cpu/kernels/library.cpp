@@ -68,12 +68,14 @@ void zq_run(const char* instruction_set, const Step* steps, int64_t count, int t
     const Worker worker{*team, index};
     for (int64_t i = 0; i < count; ++i) kernels->run(steps[i], worker);
   };
+  const Places places(threads);
   std::vector<std::thread> others;
   std::mutex gate;  // closed until the size of the team is known
   std::unique_lock<std::mutex> closed(gate);
   try {
     for (int index = 1; index < threads; ++index) {
       others.emplace_back([&, index] {
+        places.take(index);
         std::unique_lock<std::mutex>{gate}.unlock();
         work(index);
       });

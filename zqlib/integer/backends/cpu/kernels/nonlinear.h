@@ -90,7 +90,7 @@ void write_row(const int64_t* values, int64_t zero, int64_t n, T* out) {
 
 template <class V>
 void run(const LayerNorm& norm, const Worker& worker) {
-  worker.share(norm.rows, [&](int64_t row) {
+  worker.share_rows(norm.rows, [&](int64_t row) {
     alignas(64) int64_t values[kMaxChannels];
     const int64_t n = norm.channels, at = row * n;
     if (norm.x_wide) read_row(static_cast<const int32_t*>(norm.x) + at, 0, n, values);

@@ -48,7 +48,7 @@ void copy_planes(const Planar& conv, int64_t row, int64_t t) {
 template <class V>
 void run(const Planar& conv, const Worker& worker) {
   const int64_t padded_frames = conv.frames + 2 * conv.padding;
-  worker.share(conv.batch * padded_frames, [&](int64_t task) {
+  worker.share_rows(conv.batch * padded_frames, [&](int64_t task) {
     copy_planes(conv, task / padded_frames, task % padded_frames);
   });
   constexpr int width = panel_width<V>;

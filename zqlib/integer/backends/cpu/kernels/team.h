@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <mutex>
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 namespace zq {
 
 class Team {
@@ -26,6 +30,21 @@ class Team {
   std::condition_variable released_;
 };
 
+// Processors for the threads of a team beside the calling one. The scheduler may let a new thread
+// begin on the processor that started it, and take longer than a run to find it a free one.
+class Places {
+ public:
+  explicit Places(int threads);
+  void take(int index) const;  // by thread `index`, 1 or more: goes there, and may leave again
+
+ private:
+#if defined(__linux__)
+  cpu_set_t allowed_;
+  int64_t processors_ = 0;
+  int here_ = 0;
+#endif
+};
+
 // One thread's view of its team.
 struct Worker {
   Team& team;
@@ -35,6 +54,16 @@ struct Worker {
   void share(int64_t tasks, Body body) const {
     for (int64_t task; (task = team.take()) < tasks;) body(task);
     team.wait();
+  }
+
+  // The same for rows that are so little work each that a task takes several.
+  template <class Body>
+  void share_rows(int64_t rows, Body body) const {
+    constexpr int64_t group = 16;
+    share((rows + group - 1) / group, [&](int64_t task) {
+      const int64_t begin = task * group, end = begin + group < rows ? begin + group : rows;
+      for (int64_t row = begin; row < end; ++row) body(row);
+    });
   }
 };
 
