@@ -74,12 +74,15 @@ def round_features(program: Program, input_scale: float, features: Tensor) -> Te
     Args:
         program: what will read them.
         input_scale: real value of one step.
-        features: float32 of any shape.
+        features: float32 of any shape, in main memory or on a GPU.
 
     Returns:
-        int8 of the same shape: round(x / scale), half to even, clamped.
+        int8 of the same shape, in the same place: round(x / scale), half to even, clamped.
     """
     kind = program.tensors[program.input]
+    if features.is_cuda:  # by a tensor: torch multiplies by the inverse of a number there
+        scale = torch.tensor(input_scale, dtype=torch.float32, device=features.device)
+        return (features / scale).round().clamp(kind.low, kind.high).to(kind.dtype)
     # In numpy, on one thread: those of torch would go on spinning beside the kernels' own.
     steps = np.rint(features.numpy() / np.float32(input_scale)).clip(kind.low, kind.high)
     return torch.from_numpy(steps.astype(str(kind.dtype).removeprefix("torch.")))

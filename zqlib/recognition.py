@@ -96,26 +96,30 @@ class IntegerRecogniser:
     def __init__(
         self, model: QuantizedModel, engine: Engine = "reference", threads: int | None = None
     ) -> None:
-        self._run: Callable[[Tensor, Tensor], reference.ProgramOutput]
+        run: Callable[[Tensor, Tensor], reference.ProgramOutput]
+        self._device = torch.device("cpu")
         if engine == "reference":
-            self._run = partial(reference.run, model.program)
+            run = partial(reference.run, model.program)
         elif engine == "cpu":
             count = torch.get_num_threads() if threads is None else threads
-            self._run = cpu.Executor(model.program, count).run
+            run = cpu.Executor(model.program, count).run
         elif engine == "triton":
-            self._run = triton.Executor(model.program).run
+            executor = triton.Executor(model.program)
+            run, self._device = executor.run, executor.device
         else:
             raise InputError(
                 f"The engine {engine!r} does not run integer programs; "
                 "use reference, cpu or triton."
             )
+        self._run = run
         self.model, self.engine = model, engine
         self.name, self.front_end, self.labels = model.name, model.front_end, model.labels
 
     def tokens(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See `Recogniser.tokens`."""
-        output = self._run(self.model.quantize_features(features), lengths)
-        return output.tokens, output.lengths
+        quantized = self.model.quantize_features(features.to(self._device))
+        output = self._run(quantized, lengths)
+        return output.tokens.cpu(), output.lengths
 
 
 def load_recogniser(

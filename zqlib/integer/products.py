@@ -28,11 +28,16 @@ def _row_major(x: Tensor) -> Tensor:
 def _int_mm_is_exact() -> bool:
     """Whether this processor's 8-bit products are exact at the extremes.
 
-    Processors without VNNI add pairs of u8 x s8 products in 16 bits, which saturates.
+    Processors without VNNI add pairs of u8 x s8 products in 16 bits, which saturates; torch before
+    2.12 refuses bytes without a sign.
     """
     for value, dtype in ((255, torch.uint8), (-128, torch.int8)):
         x = torch.full((32, 64), value, dtype=dtype)
         weight = torch.full((64, 32), -127, dtype=torch.int8)
-        if not bool((torch._int_mm(x, weight) == value * -127 * 64).all()):
+        try:
+            products = torch._int_mm(x, weight)
+        except RuntimeError:
+            return False
+        if not bool((products == value * -127 * 64).all()):
             return False
     return True

@@ -37,8 +37,8 @@ class NoGPU:
 
 
 def compile_only(kernel: JITFunction, grid: Any) -> Any:
-    def launch(*arguments: Any) -> None:
-        compiled = kernel.run(*arguments, grid=grid, warmup=True)
+    def launch(*arguments: Any, **options: int) -> None:
+        compiled = kernel.run(*arguments, grid=grid, warmup=True, **options)
         assert compiled.asm["cubin"]  # the assembler took it
         found.setdefault(kernel.fn.__name__, set()).add(compiled.asm["ptx"])
 

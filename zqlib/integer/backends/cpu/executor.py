@@ -17,9 +17,10 @@ from zqlib.integer.backends.cpu.library import library
 from zqlib.integer.backends.cpu.packing import Array, aligned
 from zqlib.integer.backends.cpu.steps import Extent, Steps, extent_after
 from zqlib.integer.backends.fusion import fuse, split_constant
+from zqlib.integer.backends.lengths import rows_of_lengths
 from zqlib.integer.batch import check_input, output_lengths
-from zqlib.integer.operators import Conv1d, Conv2d, Operator, Positions
-from zqlib.integer.program import Outline, Program
+from zqlib.integer.operators import Conv1d, Conv2d, Operator
+from zqlib.integer.program import Program
 from zqlib.integer.reference import ProgramOutput
 
 __all__ = ["INSTRUCTION_SETS", "Executor"]
@@ -145,7 +146,7 @@ class Executor:
             name: batch * frames * self._element_bytes(name) * program.tensors[name].channels
             for name, (batch, frames) in extents.items()
         }
-        rows, changes = _rows_of_lengths(program)
+        rows, changes = rows_of_lengths(program)
         lengths = np.zeros((1 + len(changes), extent.batch), np.int64)
         starts = {name: lengths[row:].ctypes.data for name, row in rows.items()}
         nowhere = dict.fromkeys([*sizes], 0)
@@ -197,30 +198,6 @@ class Executor:
         size = self._element_bytes(name)
         flat = self._arena.numpy()[start : start + size * int(np.prod(shape))]
         return (flat.view(np.int32) if size == 4 else flat).reshape(shape)
-
-
-def _rows_of_lengths(program: Outline) -> tuple[dict[str, int], list[tuple[Operator, int, int]]]:
-    """A row for the lengths of every tensor, and the operators that begin a new one."""
-    rows = {program.input: 0}
-    changes: list[tuple[Operator, int, int]] = []
-    for operator in program.operators:
-        row = rows[operator.reads[0]]
-        if not _keeps_lengths(operator):
-            changes.append((operator, row, 1 + len(changes)))
-            row = len(changes)
-        rows[operator.output] = row
-    return rows, changes
-
-
-def _keeps_lengths(operator: Operator) -> bool:
-    match operator:
-        case Conv1d():
-            span = operator.dilation * (operator.weight.shape[2] - 1)
-            return operator.stride == 1 and 2 * operator.padding == span
-        case Conv2d() | Positions():
-            return False
-        case _:
-            return True
 
 
 def _step(struct: c.Arguments) -> c.Step:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zqlib.errors import InputError
 from zqlib.integer.backends.fusion import Job, fuse, split_constant
+from zqlib.integer.backends.lengths import rows_of_lengths
 from zqlib.integer.batch import check_input, output_lengths
-from zqlib.integer.operators import Conv1d, Conv2d, Positions
+from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.integer.program import Program
 from zqlib.integer.reference import ProgramOutput
 
@@ -28,7 +30,7 @@ class _Plan:
 
     Attributes:
         features: (batch, frames, channels), filled for each run.
-        lengths: (tensors, batch) int64: the valid frames of every tensor, filled for each run.
+        lengths: (rows, batch) int64: the valid frames of the tensors of a row, filled for each run.
         compute: makes logits (batch, frames', classes) and tokens (batch, frames', 1) of these.
     """
 
@@ -52,13 +54,17 @@ class Executor:
         from zqlib.integer.backends.triton.launches import Launches  # imports triton
 
         self._once, self._jobs = split_constant(fuse(program))
-        self._launches = Launches(program, self.device)
-        self._row = {name: row for row, name in enumerate(program.tensors)}
+        self._launches = Launches(program, self.device, _processors(self.device))
+        self._rows, self._changes = rows_of_lengths(program)
         self._plans: dict[tuple[int, ...], _Plan] = {}
         self._lock = Lock()
 
     def run(self, features: Tensor, lengths: Tensor) -> ProgramOutput:
-        """Execute the program on a batch in main memory; see `zqlib.integer.reference.run`."""
+        """Execute the program on a batch; see `zqlib.integer.reference.run`.
+
+        The features may be in main memory or on the executor's device; tokens and logits are on
+        the device, and whoever needs them elsewhere copies them.
+        """
         check_input(self.program.tensors[self.program.input], features, lengths)
         with self._lock:
             extents = self._extents(lengths, features.shape[2])
@@ -68,39 +74,36 @@ class Executor:
                 plan = self._plan(features, valid, extents[:, -1].tolist())
             plan.features.copy_(features.transpose(1, 2))
             plan.lengths.copy_(valid)
-            logits, tokens = (tensor.cpu() for tensor in plan.compute())
+            logits, tokens = (tensor.clone() for tensor in plan.compute())
             return ProgramOutput(
-                tokens[:, :, 0], logits.transpose(1, 2), valid[self._row[self.program.logits]]
+                tokens[:, :, 0], logits.transpose(1, 2), valid[self._rows[self.program.logits]]
             )
 
     def _extents(self, lengths: Tensor, frames: int) -> Tensor:
-        """(tensors, batch + 1) int64: valid frames of every tensor, and how many it holds in all.
+        """(rows, batch + 1) int64: valid frames of a row's tensors, and how many they hold in all.
 
         Raises:
             InputError: an utterance is too short for a convolution.
         """
-        extents = torch.zeros(len(self._row), len(lengths) + 1, dtype=torch.int64)
-        extents[self._row[self.program.input]] = torch.cat([lengths, torch.tensor([frames])])
-        for operator in self.program.operators:
-            source = extents[self._row[operator.reads[0]]]
-            match operator:
-                case Conv1d() | Conv2d():
-                    source = output_lengths(operator, source)
-                case Positions():
-                    source = (2 * source[-1] - 1).expand_as(source)
-            extents[self._row[operator.output]] = source
-        return extents
+        extents = np.empty((1 + len(self._changes), len(lengths) + 1), np.int64)
+        extents[0] = *lengths.tolist(), frames
+        for operator, source, target in self._changes:
+            if isinstance(operator, Conv1d | Conv2d):
+                extents[target] = output_lengths(operator, extents[source])
+            else:  # positions
+                extents[target] = 2 * extents[source, -1] - 1
+        return torch.from_numpy(extents)
 
     def _plan(self, features: Tensor, valid: Tensor, frames: Sequence[int]) -> _Plan:
         batch, channels, most = features.shape
         x = torch.zeros(batch, most, channels, dtype=features.dtype, device=self.device)
         lengths = valid.to(self.device, copy=True)
-        size = dict(zip(self._row, frames, strict=True))
         constant: dict[str, Tensor] = {}
 
         def launch(job: Job, values: dict[str, Tensor]) -> None:
-            row = lengths[self._row[job.operator.reads[0]]]
-            values[job.output] = self._launches.launch(job, values, row, size[job.output])
+            row = lengths[self._rows[job.operator.reads[0]]]
+            held = frames[self._rows[job.output]]
+            values[job.output] = self._launches.launch(job, values, row, held)
 
         def compute() -> tuple[Tensor, Tensor]:
             values = constant | {self.program.input: x}
@@ -146,6 +149,12 @@ def find_device() -> torch.device:
         "built for CUDA, and torch sees none; use the engine cpu, or set TRITON_INTERPRET=1 to let "
         "Triton's interpreter run it slowly."
     )
+
+
+def _processors(device: torch.device) -> int:
+    if device.type == "cpu":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _record(compute: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, Tensor]]:

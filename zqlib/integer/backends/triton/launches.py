@@ -27,10 +27,17 @@ from zqlib.integer.program import Program
 
 __all__ = ["Launches"]
 
-_TILE = 64  # rows, columns and depth of a block of a product
+# Sizes of blocks, the fastest of those that were tried on an H200.
+_TILES = (  # of a product: rows, columns, depth; warps, stages
+    (128, 128, 128, 4, 3),
+    (64, 64, 64, 4, 3),
+    (32, 32, 128, 4, 4),
+)
+_BUSY = 2  # blocks for every multiprocessor: a larger tile that leaves fewer is slower
+_CHANNELS, _BLOCKS, _STEP, _DEPTH = 16, 16, 16, 32  # of a depthwise convolution; 2 stages
 _BLOCK = 1024  # elements
-_ROWS = 16  # of a LayerNorm
-_QUERIES, _KEYS = 32, 64
+_ROWS = 4  # of a LayerNorm
+_QUERIES, _KEYS = 16, 64
 
 
 @dataclass(frozen=True)
@@ -40,11 +47,13 @@ class Launches:
     Attributes:
         program: the program.
         device: where its tensors are.
+        processors: multiprocessors of the device, which many small blocks keep busy.
         constants: tensors of every operator, by its name and theirs.
     """
 
     program: Program
     device: torch.device
+    processors: int = 1
     constants: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -118,10 +127,11 @@ class Launches:
         batch, frames, channels = x.shape
         _, out_frames, out_channels = out.shape
         if isinstance(conv, Conv1d) and conv.groups > 1:
-            products.depthwise[_grid(out_frames, channels, batch)](
-                *tensors, frames, channels, out_frames,
-                conv.weight.shape[2], conv.stride, conv.dilation, conv.padding, kind.low, kind.high,
-                _TILE, _TILE,
+            grid = -(-out_frames // (_BLOCKS * _STEP)), -(-channels // _CHANNELS), batch
+            products.depthwise[grid](
+                *tensors, frames, channels, out_frames, tensors[1].shape[2],
+                conv.stride, conv.padding, kind.low, kind.high,
+                self._offset(conv), _CHANNELS, _BLOCKS, _STEP, _DEPTH, num_stages=2,
             )  # fmt: skip
             return
         taps, planes = conv.weight.shape[2], conv.weight.shape[1]
@@ -131,11 +141,21 @@ class Launches:
             bands, band_taps, dilation, band_padding = conv.bands, taps, 1, conv.padding
         out_planes = conv.weight.shape[0]
         out_bands = out_channels // out_planes
-        products.convolve[_grid(out_frames * out_bands, out_planes, batch)](
+        out_rows = out_frames * out_bands
+        rows, columns, depth, warps, stages = self._tile(out_rows, out_planes, batch)
+        grid = -(-out_rows // rows), -(-out_planes // columns), batch
+        products.convolve[grid](
             *tensors, frames, planes, bands, out_frames, out_planes, out_bands,
             taps, band_taps, conv.stride, dilation, conv.padding, band_padding, kind.low, kind.high,
-            self._offset(conv), _TILE, _TILE, _TILE,
+            self._offset(conv), rows, columns, depth, num_warps=warps, num_stages=stages,
         )  # fmt: skip
+
+    def _tile(self, rows: int, columns: int, batch: int) -> tuple[int, int, int, int, int]:
+        """The largest tile of a product that leaves blocks enough for all multiprocessors."""
+        for tile in _TILES[:-1]:
+            if -(-rows // tile[0]) * -(-columns // tile[1]) * batch >= _BUSY * self.processors:
+                return tile
+        return _TILES[-1]
 
     def _attend(
         self, attention: Attention, values: Mapping[str, Tensor], lengths: Tensor, out: Tensor
@@ -183,12 +203,12 @@ class Launches:
                 bias = torch.zeros(len(weight), dtype=torch.int64)
                 if operator.bias is not None:
                     bias += operator.bias
+                bias += self._offset(operator) * weight.flatten(1).sum(1, dtype=torch.int64)
+                yield "bias", bias.to(torch.int32)  # modulo 2^32, as the kernel's sums
                 if isinstance(operator, Conv1d) and operator.groups > 1:
-                    yield "weight", weight[:, 0].t()
+                    yield "weight", _toeplitz(operator)
                 else:  # (out, taps, ..., in): the tensor cores read depth side by side
                     yield "weight", weight.movedim(1, -1)
-                    bias += self._offset(operator) * weight.flatten(1).sum(1, dtype=torch.int64)
-                yield "bias", bias.to(torch.int32)  # modulo 2^32, as the kernel's sums
             case Requantize():
                 for index, term in enumerate(operator.terms):
                     yield f"m{index}", term.m
@@ -208,14 +228,19 @@ class Launches:
                 yield "content_bias", operator.content_bias
                 yield "distance_bias", operator.distance_bias
                 numbers = (*operator.content, *operator.distance, *operator.exponent)
-                yield "scale", torch.cat([number.long() for number in numbers])
+                yield "scale", torch.cat([number.int() for number in numbers])
 
     def _offset(self, conv: Conv1d | Conv2d) -> int:
         return 128 if self.program.tensors[conv.input].high > 127 else 0
 
 
-def _grid(frames: int, columns: int, batch: int) -> tuple[int, int, int]:
-    return -(-frames // _TILE), -(-columns // _TILE), batch
+def _toeplitz(conv: Conv1d) -> Tensor:
+    """(channels, _STEP, depth) int8: weights of each of _STEP outputs, see `products.depthwise`."""
+    channels, _, taps = conv.weight.shape
+    row = conv.stride * torch.arange(_STEP)[:, None] + conv.dilation * torch.arange(taps)
+    depth = -(-(int(row.max()) + 1) // _DEPTH) * _DEPTH
+    weight = torch.zeros(channels, _STEP, depth, dtype=torch.int8)
+    return weight.scatter_(2, row.expand(channels, -1, -1), conv.weight.expand(-1, _STEP, -1))
 
 
 def _power(size: int) -> int:

@@ -100,28 +100,43 @@ def convolve(
 @triton.jit
 def depthwise(
     x, weight, bias, lengths, scale, terms, table, out,
-    frames, channels, out_frames, taps, stride, dilation, padding, low, high,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    frames, channels, out_frames, depth, stride, padding, low, high,
+    OFFSET: tl.constexpr, CHANNELS: tl.constexpr, BLOCKS: tl.constexpr, STEP: tl.constexpr,
+    DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """A Conv1d with a group per channel. The weights are (taps, channels)."""
-    frame = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    channel = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    """A Conv1d with a group per channel, as a product of matrices for each channel.
+
+    A row is the window of input frames that a block of STEP output frames reads, a column one of
+    these: its weights are the taps, moved down by `stride` rows from column to column, and zeros
+    (a Toeplitz matrix). Much of it is zeros, and yet tensor cores take less time for all of it than
+    other units for the taps alone. The weights are (channels, columns, depth), depth a multiple of
+    DEPTH; OFFSET is as in `convolve`.
+    """
+    first = (tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)) * STEP
+    channel = (tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS))[:, None, None]
     utterance = tl.program_id(2).to(tl.int64)
+    column = tl.arange(0, STEP)[None, None, :]
     length = tl.load(lengths + utterance)
     x += utterance * frames * channels
     exists = channel < channels
-    accumulator = tl.zeros((ROWS, COLUMNS), tl.int32)
-    for tap in range(taps):
-        t = frame * stride + tap * dilation - padding
-        inside = ((t >= 0) & (t < length))[:, None] & exists[None, :]
-        values = tl.load(x + (t * channels)[:, None] + channel[None, :], inside, other=0)
-        weights = tl.load(weight + tap * channels + channel, exists, other=0)
-        accumulator += values.to(tl.int32) * weights.to(tl.int32)[None, :]
-    accumulator += tl.load(bias + channel, exists, other=0)[None, :]
-    offsets = (utterance * out_frames + frame[:, None]) * channels + channel[None, :]
-    mask = (frame < out_frames)[:, None] & exists[None, :]
+    accumulator = tl.zeros((CHANNELS, BLOCKS, STEP), tl.int32)
+    for start in range(0, depth, DEPTH):
+        row = start + tl.arange(0, DEPTH)
+        t = (first * stride - padding)[None, :, None] + row[None, None, :]
+        values = tl.load(x + t * channels + channel, (t >= 0) & (t < length) & exists, other=0)
+        if OFFSET:
+            values = values ^ OFFSET
+        weights = tl.load(
+            weight + (channel * STEP + column) * depth + row[None, :, None], exists, other=0
+        )
+        values = values.to(tl.int8, bitcast=True)
+        accumulator = tl.dot(values, weights, accumulator, out_dtype=tl.int32)
+    accumulator += tl.load(bias + channel, exists, other=0)
+    frame = first[None, :, None] + column
+    offsets = (utterance * out_frames + frame) * channels + channel
+    mask = (frame < out_frames) & exists
     _store_accumulator(
-        accumulator, scale, terms, table, out, offsets, channel[None, :], mask, low, high, channels
+        accumulator, scale, terms, table, out, offsets, channel, mask, low, high, channels
     )
 
 

@@ -141,7 +141,7 @@ def attend(
 ):  # fmt: skip
     """Softmax and mean, from scores by frame and by distance.
 
-    `scale` holds m and e of content, distance and exponent, in int64. Weights are bytes without a
+    `scale` holds m and e of content, distance and exponent, in int32. Weights are bytes without a
     sign: they multiply less 128, which a sum of the values makes up for.
     """
     i = tl.program_id(0) * QUERIES + tl.arange(0, QUERIES)
@@ -163,7 +163,8 @@ def attend(
         mask = (i < frames)[:, None] & (j < length)[None, :]
         score = _score(content, distance, scale, row, i, j, frames, mask)
         below = tl.minimum(tl.maximum(score - top[:, None], _LOWEST), 0)
-        power = _exp2(dyadic_product(below, tl.load(scale + 4), tl.load(scale + 5)))
+        exponent = dyadic_product(below.to(tl.int32), tl.load(scale + 4), tl.load(scale + 5))
+        power = _exp2(exponent)
         weight = (power * 255 + _HALF_POWER) >> _POWER_BITS
         weight = tl.where(mask, weight, 0)
         total += tl.sum(weight, axis=1)
