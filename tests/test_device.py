@@ -22,6 +22,7 @@ from zqlib import devices
 from zqlib.errors import InputError
 from zqlib.integer import reference
 from zqlib.models import Network
+from zqlib.quantization import adaround
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower
 from zqlib.quantization.prepare import prepare
@@ -114,6 +115,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it has none
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "stand-in")
     monkeypatch.setattr(devices, "choose_device", lambda _: ELSEWHERE)
+    monkeypatch.setattr(adaround, "_STEPS", 5)  # it is slow
     with StandIn():
         yield
 
