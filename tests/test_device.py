@@ -39,7 +39,9 @@ NETWORKS: dict[str, tuple[Callable[[], Network], int]] = {
 }
 SCHEMES = {
     "nearest": QuantScheme(weight_rounding="nearest", bias_correction=True),
-    "gptq": preset("w4a8", weight_rounding="gptq", range_method="percentile"),
+    "gptq": preset(
+        "w4a8", weight_rounding="gptq", range_method="percentile", weight_range_method="mse"
+    ),
     "adaround": preset("w4g16a8", weight_rounding="adaround", range_method="mse"),
     "mixed": preset("w4.5g16a8"),
 }
