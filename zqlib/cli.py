@@ -14,6 +14,7 @@ from zqlib.cli_options import (
     Batches,
     Bits,
     Calibration,
+    Device,
     Format,
     Manifest,
     Quiet,
@@ -97,6 +98,7 @@ def quantize(
     steps: Steps = None,
     batches: Batches = None,
     seed: Seed = None,
+    device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Turn a float checkpoint into an integer-only model, without any data."""
@@ -107,7 +109,7 @@ def quantize(
     given = calibrated(
         model, bits=bits, scheme=scheme, ranges=ranges, weights=weights, calibration=calibration,
         manifest=manifest, synthesis=synthesis, steps=steps, batches=batches, seed=seed,
-        quiet=quiet,
+        quiet=quiet, device=device,
     )  # fmt: skip
     quantized = quantized_model.quantize(
         given.model, given.batches, given.scheme, given.description, not quiet
@@ -116,9 +118,10 @@ def quantize(
     size_mb = output.stat().st_size / 1e6
     used = given.scheme
     corrected = ", biases corrected" if used.bias_correction else ""
+    gpu = f" on {given.description['device']}" if "device" in given.description else ""
     print(
         f"{output}: {quantized.family} {quantized.name}, {used.name}, {calibration} "
-        f"calibration ({used.range_method} ranges; {used.weight_rounding} weights, "
+        f"calibration{gpu} ({used.range_method} ranges; {used.weight_rounding} weights, "
         f"{used.weight_range_method} steps{corrected}), "
         f"{size_mb:.2f} MB ({given.model.size_mb / size_mb:.2f}x smaller than float32)"
     )

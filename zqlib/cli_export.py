@@ -11,6 +11,7 @@ from zqlib.cli_options import (
     Batches,
     Bits,
     Calibration,
+    Device,
     Format,
     Manifest,
     Quiet,
@@ -77,12 +78,13 @@ def export(
     steps: Steps = None,
     batches: Batches = None,
     seed: Seed = None,
+    device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a model for other runtimes, with a model card and its tokens beside it."""
     command = needs_export("export.command")
     plan = command.plan(model, output, to, flavour, precision, batch_range, frame_range)
-    settings = (bits, scheme, ranges, weights, manifest, steps, batches, seed)
+    settings = (bits, scheme, ranges, weights, manifest, steps, batches, seed, device)
     if not plan.calibrates:
         if any(value is not None for value in settings):
             raise InputError(f"{model} to {to} needs no calibration; leave out its options.")
@@ -91,8 +93,8 @@ def export(
         given = calibrated(
             model, bits=bits, scheme=scheme, ranges=ranges, weights=weights,
             calibration=calibration, manifest=manifest, synthesis=synthesis, steps=steps,
-            batches=batches, seed=seed, quiet=quiet, unsigned=plan.unsigned,
-            activation_bits=plan.activation_bits,
+            batches=batches, seed=seed, quiet=quiet, device=device,
+            unsigned=plan.unsigned, activation_bits=plan.activation_bits,
         )  # fmt: skip
         exported = command.export_calibrated(plan, given)
     print(command.write(plan, exported))
@@ -111,6 +113,7 @@ def compare(
     steps: Steps = None,
     batches: Batches = None,
     seed: Seed = None,
+    device: Device = None,
     format: Format = "table",
     quiet: Quiet = False,
 ) -> None:
@@ -122,7 +125,7 @@ def compare(
     heard = read_manifest(utterances)
     given = calibrated(
         model, bits=8, scheme=None, ranges=ranges, calibration=calibration, manifest=manifest,
-        synthesis=synthesis, steps=steps, batches=batches, seed=seed, quiet=quiet,
+        synthesis=synthesis, steps=steps, batches=batches, seed=seed, quiet=quiet, device=device,
     )  # fmt: skip
     rows = agreement.agreement(
         given.model, given.batches, given.scheme, heard, engine, progress=not quiet

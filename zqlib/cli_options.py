@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from zqlib.models import CTCModel
     from zqlib.quantization.scheme import QuantScheme
 
-__all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Format", "Manifest", "Quiet", "Ranges",
-           "Scheme", "Seed", "Steps", "Synthesis", "calibrated", "check_format", "needs_export",
-           "Weights", "print_table"]  # fmt: skip
+__all__ = ["Batches", "Bits", "Calibrated", "Calibration", "Device", "Format", "Manifest", "Quiet",
+           "Ranges", "Scheme", "Seed", "Steps", "Synthesis", "Weights", "calibrated",
+           "check_format", "needs_export", "print_table"]  # fmt: skip
 
 Bits = Annotated[
     int | None,
@@ -61,6 +61,13 @@ Synthesis = Annotated[
 Steps = Annotated[int | None, typer.Option(help="optimisation steps per batch")]
 Batches = Annotated[int | None, typer.Option(help="synthetic batches")]
 Seed = Annotated[int | None, typer.Option(help="of the synthetic data or the noise [default: 0]")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="where to synthesize, calibrate and round: cpu, or cuda for an NVIDIA GPU "
+        "[default: cpu]"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress bar")]
 Format = Annotated[str, typer.Option("--format", help="table for people, json for scripts")]
 
@@ -107,10 +114,11 @@ class Calibrated:
     """A checkpoint and what to calibrate it on.
 
     Attributes:
-        model: the float model.
+        model: the float model, on the device that was asked for.
         scheme: bits and range method.
         batches: features (batch, n_mels, frames) float32 and lengths (batch,) int64.
-        description: of the batches, JSON-able, with a key `kind`.
+        description: of the batches, JSON-able, with a key `kind`; a GPU that is used is named under
+            `device`.
     """
 
     model: "CTCModel"
@@ -133,6 +141,7 @@ def calibrated(
     batches: int | None,
     seed: int | None,
     quiet: bool,
+    device: str | None = None,
     unsigned: bool = True,
     activation_bits: int | None = None,
 ) -> Calibrated:
@@ -141,14 +150,17 @@ def calibrated(
     Args:
         path: the checkpoint.
         bits, scheme, ranges, weights, calibration, manifest, synthesis, steps, batches, seed,
-            quiet: the options above.
+            quiet, device: the options above.
         unsigned: whether activations after a ReLU or a Swish are unsigned.
         activation_bits: the only width that what is made of it can hold; None for any.
 
     Raises:
         InputError: options that contradict each other or are unknown, or a bad file.
     """
+    import torch
+
     from zqlib.calibration_data import calibration_batches, synthesis_config
+    from zqlib.devices import choose_device
     from zqlib.models import load_model
     from zqlib.quantization.scheme import preset, usual_name, usual_scheme
 
@@ -168,9 +180,13 @@ def calibrated(
             f"{wanted.activation_bits}; use w<bits>a{activation_bits}."
         )
     config = synthesis_config(synthesis, steps=steps, batches=batches, seed=seed)
+    chosen_device = choose_device("cpu" if device is None else device)
     model = load_model(path)
+    model.network.to(chosen_device)
     chosen = usual_scheme(name, model.family, **overrides)
     data, description = calibration_batches(
         model, calibration, config, manifest, progress=not quiet
     )
+    if chosen_device.type != "cpu":
+        description["device"] = torch.cuda.get_device_name(chosen_device)
     return Calibrated(model, chosen, data, description)

@@ -77,7 +77,7 @@ class LayerNormInputs:
         Args:
             lengths: (batch,) int64, of what the LayerNorms read.
         """
-        total = torch.zeros(())
+        total = torch.zeros((), device=lengths.device)
         for norm in self._norms:
             x = self._inputs[norm].float()
             x = functional.layer_norm(x, x.shape[2:], eps=norm.eps)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zqlib.audio import MelConfig, MelFrontEnd
+from zqlib.devices import device_of
 from zqlib.errors import InputError
 from zqlib.integer import reference
 from zqlib.integer.operators import Conv1d, Conv2d
@@ -101,10 +102,11 @@ def frame_agreement_pct(
         program, input_scale: made of it.
         batches: features (batch, n_mels, frames) float32 and lengths (batch,) int64.
     """
-    same, frames = 0, 0
+    same, frames, device = 0, 0, device_of(model.network)
     for features, lengths in batches:
         with torch.no_grad():
-            expected = model.network(features, lengths)[0].argmax(-1)
+            log_probs, _ = model.network(features.to(device), lengths.to(device))
+        expected = log_probs.argmax(-1).cpu()
         output = reference.run(program, round_features(program, input_scale, features), lengths)
         valid = torch.arange(expected.shape[1]) < output.lengths[:, None]
         same += int((valid & (output.tokens == expected)).sum())

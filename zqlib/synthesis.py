@@ -31,9 +31,11 @@ from zqlib.batch_statistics import (
     layer_statistics,
     pooled,
 )
+from zqlib.devices import device_of
 from zqlib.errors import InputError
 from zqlib.files import atomic_output
 from zqlib.models import layers
+from zqlib.models.layers import valid_frames
 from zqlib.noise import pink_noise
 from zqlib.objectives import LayerNormInputs, output_entropy, roughness
 
@@ -83,7 +85,8 @@ class SynthesisConfig:
             mean 0 and deviation 1 over time: the divergence, summed over layers. All three are
             of a batch alone (zqlib.objectives); 0, the authors' setting, leaves a term out.
         seed: of the initial noise and the lengths; batch i uses seed + i.
-        bfloat16: compute products in bfloat16; pays on processors with instructions for it.
+        bfloat16: compute products in bfloat16, on a GPU too; pays where there are instructions
+            for it.
     """
 
     batches: int = 20
@@ -190,7 +193,8 @@ def synthesize(
 
     Args:
         network: (features, lengths) -> log-probabilities (batch, frames', classes) and lengths,
-            with `BatchNorm` layers, in evaluation mode.
+            with `BatchNorm` layers, in evaluation mode; on a GPU, all but the initial noise is
+            computed there.
         n_mels: mel bands of the features.
         config: the parameters.
         cache: a folder where each finished batch is kept, so that an interrupted synthesis
@@ -199,7 +203,7 @@ def synthesize(
         progress: show a bar on standard error.
 
     Returns:
-        `config.batches` batches.
+        `config.batches` batches, on the CPU.
 
     Raises:
         InputError: the network has no BatchNorm, or no LayerNorm where they shall be matched; or
@@ -208,6 +212,7 @@ def synthesize(
     identity = _identity(network, n_mels, config)
     batches = []
     earlier: Statistics = {}
+    device = device_of(network)
     with tqdm(
         total=config.batches * config.steps, desc="synthesis", unit="step", disable=not progress
     ) as bar:
@@ -223,7 +228,9 @@ def synthesize(
                 bar.update(config.steps)
             batches.append(batch)
             if config.joint:
-                found = layer_statistics(network, batch.features, batch.lengths)
+                found = layer_statistics(
+                    network, batch.features.to(device), batch.lengths.to(device)
+                )
                 earlier = pooled(earlier, found, 1 / (index + 1))
     return batches
 
@@ -233,6 +240,8 @@ def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
     del settings["batches"]  # a longer set begins with the batches of a shorter one
     # the printed network has what its weights do not show: strides, dilations, eps
     parts = [settings, n_mels, torch.__version__, str(network)]
+    if (device := device_of(network)).type != "cpu":
+        parts.append(torch.cuda.get_device_name(device))
     digest = hashlib.sha256(json.dumps(parts).encode())
     # the cache outlives a version of this package
     for module in (
@@ -246,7 +255,7 @@ def _identity(network: nn.Module, n_mels: int, config: SynthesisConfig) -> str:
         digest.update(Path(module).read_bytes())
     for name, value in sorted(network.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.contiguous().numpy().tobytes())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -274,7 +283,10 @@ def _synthesize_batch(
     lengths = torch.randint(
         config.min_frames, config.frames + 1, (config.batch_size,), generator=generator
     )
-    valid = (torch.arange(config.frames) < lengths[:, None])[:, None, :]
+    # drawn on the CPU, so that a seed means the same on every device
+    device = device_of(network)
+    features, lengths = features.to(device), lengths.to(device)
+    valid = valid_frames(config.frames, lengths)[:, None, :]
     features = (features * valid).requires_grad_()
     optimizer = torch.optim.Adam([features], lr=config.learning_rate)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -284,7 +296,7 @@ def _synthesize_batch(
     layer_norms = LayerNormInputs(network) if config.layer_norm else None
     with BatchStatistics(network) as statistics, layer_norms or nullcontext():
         for step in range(config.steps + 1):
-            with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
                 log_probs, out_lengths = network(features, lengths)
             found = pooled(earlier, statistics.values, 1 / (index + 1))
             losses = torch.stack(
@@ -319,7 +331,7 @@ def _synthesize_batch(
             schedule.step(loss.item())
             bar.update()
             bar.set_postfix(batch=index, loss=f"{loss.item():.1f}")
-    return SyntheticBatch(features.detach(), lengths, torch.stack(history))
+    return SyntheticBatch(features.detach().cpu(), lengths.cpu(), torch.stack(history).cpu())
 
 
 def as_calibration(batches: Sequence[SyntheticBatch]) -> list[tuple[Tensor, Tensor]]:

@@ -165,6 +165,7 @@ class _Prepared:
         cls, model: CTCModel, batches: Sequence[tuple[Tensor, Tensor]], scheme: QuantScheme
     ) -> "_Prepared":
         graph, scales = prepare(model.network, batches, scheme, q_dq=True)
+        model.network.cpu()  # where all forms of it are compared
         program = lower(graph, scales, scheme)
         step = logits_step(graph, scales, scheme)
         return cls(model, batches, scheme, graph, scales, program, step)

@@ -294,7 +294,7 @@ class ConformerCTC(nn.Module):
         x, lengths = self.encoder.pre_encode(features, lengths)
         if self.config.xscaling:
             x = x * math.sqrt(self.config.d_model)
-        positions = relative_positions(x.shape[1], self.config.d_model)
+        positions = relative_positions(x.shape[1], self.config.d_model).to(x.device)
         for layer in self.encoder.layers:
             x = layer(x, lengths, positions)
         logits = self.decoder.decoder_layers(x.transpose(1, 2))

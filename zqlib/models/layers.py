@@ -13,7 +13,7 @@ __all__ = ["BatchNorm", "masked", "masked_conv", "valid_frames"]
 
 def valid_frames(frames: int, lengths: Tensor) -> Tensor:
     """(batch, frames) bool: which frames belong to an utterance."""
-    return torch.arange(frames) < lengths[:, None]
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def masked(x: Tensor, lengths: Tensor) -> Tensor:

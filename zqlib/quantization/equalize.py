@@ -85,8 +85,8 @@ class _Ends:
         """Take in values (channels, frames)."""
         if name in self.low:
             low, high = values.aminmax(dim=1)
-            self.low[name] = torch.minimum(self.low[name], low)
-            self.high[name] = torch.maximum(self.high[name], high)
+            self.low[name] = torch.minimum(self.low[name].to(low.device), low)
+            self.high[name] = torch.maximum(self.high[name].to(high.device), high)
 
     def relative(self, name: str) -> Tensor:
         """The largest magnitude of every channel, over that of the tensor; (channels,)."""

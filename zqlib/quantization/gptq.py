@@ -28,7 +28,7 @@ def damped(moments: Tensor) -> Tensor:
         inputs are 0.
     """
     mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    unit = torch.eye(moments.shape[1], dtype=moments.dtype)
+    unit = torch.eye(moments.shape[1], dtype=moments.dtype, device=moments.device)
     return moments / mean.masked_fill(mean == 0, 1.0) + _DAMPING * unit
 
 

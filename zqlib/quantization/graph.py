@@ -7,7 +7,8 @@ calibration looks at all of those and nothing else.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,8 +62,8 @@ def execute(operator: FloatOperator, reads: Sequence[Value]) -> Value:
         case FloatProduct():
             return x * reads[1][0], lengths
         case FloatPositions():
-            table = relative_positions(x.shape[3], operator.channels)
-            return table.t()[None, :, None, :], torch.tensor([table.shape[0]])
+            table = relative_positions(x.shape[3], operator.channels).to(x.device)
+            return table.t()[None, :, None, :], lengths.new_full((1,), table.shape[0])
         case FloatAttention():
             key, value, positions = (other for other, _ in reads[1:])
             return _attention(operator, x, key, value, positions, lengths), lengths
@@ -83,6 +84,16 @@ class FloatGraph:
     input: str
     channels: int
     logits: str
+
+    def to(self, device: torch.device | str) -> "FloatGraph":
+        """The same with its tensors on a device."""
+
+        def moved(operator: FloatOperator) -> FloatOperator:
+            values = vars(operator).items()
+            tensors: dict[str, Any] = {n: v.to(device) for n, v in values if isinstance(v, Tensor)}
+            return replace(operator, **tensors)
+
+        return replace(self, operators=tuple(map(moved, self.operators)))
 
     @torch.no_grad()
     def run(

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 from tqdm import tqdm
 
 from zqlib.errors import InputError
 from zqlib.integer.packing import stored_bits
+from zqlib.models.layers import valid_frames
 from zqlib.quantization.graph import FloatGraph, Value, execute
 from zqlib.quantization.nodes import FloatConv, FloatConv2d, FloatOperator
 from zqlib.quantization.scheme import QuantScheme
@@ -103,7 +103,7 @@ def sensitivities(
         return outputs[operator.output]
 
     expected, valid = graph.run(features, lengths, step=keep)
-    mask = torch.arange(expected.shape[2]) < valid[:, None]
+    mask = valid_frames(expected.shape[2], valid)
     errors: dict[str, list[float]] = {}
     places: dict[str, int] = {}
     before: set[str] = set()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from zqlib.devices import device_of
 from zqlib.models import Network
 from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.equalize import equalize
@@ -27,18 +28,20 @@ def prepare(
     """Fold a network, equalize it, calibrate its activations and round its weights.
 
     Args:
-        network: a QuartzNet, Jasper or Conformer.
+        network: a QuartzNet, Jasper or Conformer; on a GPU, all is computed there.
         batches: calibration features (batch, n_mels, frames) float32 and lengths (batch,) int64.
         scheme: bits and methods.
         q_dq: find scales also for the tensors that only Q/DQ rounds.
         progress: show a bar where rounding the weights takes long.
 
     Returns:
-        The graph, its weights on their grid, and the scales of its activations.
+        The graph, on the CPU, its weights on their grid, and the scales of its activations.
 
     Raises:
         InputError: an activation is zero throughout.
     """
+    device = device_of(network)
+    batches = [(features.to(device), lengths.to(device)) for features, lengths in batches]
     graph = equalize(fold(network, scheme), batches, scheme)
     scales = (calibrate_rounded if q_dq else calibrate)(graph, batches, scheme)
-    return quantize_weights(graph, scales, batches, scheme, progress), scales
+    return quantize_weights(graph, scales, batches, scheme, progress).to("cpu"), scales

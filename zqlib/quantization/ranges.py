@@ -74,7 +74,8 @@ class Histogram:
     def observe(self, values: Tensor) -> None:
         """Take in values of any shape, float32."""
         for part in torch.split(values.abs().flatten(), _EXACT_COUNT):
-            self.counts += torch.histc(part, bins=_BINS, min=0, max=self.magnitude).double()
+            counts = torch.histc(part, bins=_BINS, min=0, max=self.magnitude)
+            self.counts += counts.cpu().double()
 
     def percentile(self, percent: float) -> float:
         """The magnitude below which `percent` % of the values lie, to one bin."""

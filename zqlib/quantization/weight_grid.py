@@ -40,11 +40,12 @@ def weight_scale(weight: Tensor, scheme: QuantScheme) -> Tensor:
     scale: Tensor = rows.abs().amax(1) / (2 ** (scheme.weight_bits - 1) - 1)
     if scheme.weight_range_method == "minmax":
         return scale
+    factors = _FACTORS.to(scale.device)
     errors = [
         (nearest(rows, (scale * factor)[:, None], scheme.weight_bits) - rows).square().sum(1)
-        for factor in _FACTORS
+        for factor in factors
     ]
-    return scale * _FACTORS[torch.stack(errors).argmin(0)]
+    return scale * factors[torch.stack(errors).argmin(0)]
 
 
 def sub_scales(weight: Tensor, scheme: QuantScheme, group_size: int) -> tuple[Tensor, Tensor]:

@@ -112,7 +112,7 @@ def _moments(
         part of the inputs.
     """
     x, lengths = source
-    places, total, sums = 0, torch.zeros(()), list[Tensor]()
+    places, total, sums = 0, x.new_zeros(()), list[Tensor]()
     for row, length in zip(x[:, :, 0], lengths.tolist(), strict=True):
         columns = patches(conv, row[:, :length])
         if len(columns) > 1:
