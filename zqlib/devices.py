@@ -19,8 +19,8 @@ def choose_device(name: str) -> torch.device:
     if name == "cuda":
         if not torch.cuda.is_available():
             raise InputError(
-                "torch sees no CUDA GPU here; leave out --device cuda, or install a torch built "
-                "for CUDA."
+                "torch sees no CUDA GPU here; leave out what asks for cuda, or install a torch "
+                "built for CUDA."
             )
         torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)

@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from zqlib.benchmark import machine
 from zqlib.benchmark.engines import Inputs, engine_versions
-from zqlib.benchmark.gpu import engine_device
+from zqlib.benchmark.gpu import GPU_ENGINES, engine_device
 from zqlib.benchmark.machine import CpuTimes, busy_reasons
 from zqlib.benchmark.plan import BenchmarkPlan, Case, System, parse_system
 from zqlib.benchmark.prepare import case_features, file_of, fix_shapes, write_files
 from zqlib.benchmark.record import BenchmarkRecord
 from zqlib.benchmark.sources import Source
 from zqlib.benchmark.statistics import speed_ratio, summarise
-from zqlib.benchmark.worker import Worker
+from zqlib.benchmark.worker import GpuWorker, Worker
 from zqlib.results import commit, provenance
 
 __all__ = ["compare", "files_of_case", "measure_rounds"]
@@ -93,7 +93,7 @@ def compare(
 
 
 def measure_rounds(
-    workers: Sequence[Worker], plan: BenchmarkPlan, bar: "tqdm[NoReturn]"
+    workers: Sequence[Worker | GpuWorker], plan: BenchmarkPlan, bar: "tqdm[NoReturn]"
 ) -> list[list[list[float]]]:
     """Latencies in ms by worker, round and run: as many as the plan says; `bar` counts turns."""
     rounds: list[list[list[float]]] = [[] for _ in workers]
@@ -123,12 +123,14 @@ def _case(
     cpus = machine.choose_cpus(case.threads)
     files = files_of_case(systems, folder, features[0])
     arrays = [tensor.numpy() for tensor in features]
+    on_gpu = {system.engine for system in systems} <= {*GPU_ENGINES}
     with ExitStack() as stack:
-        workers = [
-            stack.enter_context(Worker(Inputs(system, source, file, case.threads, *arrays), cpus))
-            for system, file in files.items()
-        ]
-        processes = [os.getpid(), *(worker.process_id for worker in workers)]
+        workers: list[Worker | GpuWorker] = []
+        for system, file in files.items():
+            inputs = Inputs(system, source, file, case.threads, *arrays)
+            workers.append(GpuWorker(inputs) if on_gpu else Worker(inputs, cpus))
+            stack.enter_context(workers[-1])
+        processes = {os.getpid(), *(worker.process_id for worker in workers)}
         title = f"{source.name}, batch {case.batch}, {case.audio_s:g} s, {case.threads} threads"
         with tqdm(desc=title, unit="turn", disable=not progress) as bar:
             before = CpuTimes.read(processes)

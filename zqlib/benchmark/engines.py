@@ -24,6 +24,7 @@ from zqlib import recognition
 from zqlib.benchmark.gpu import GPU_ENGINES, TensorRt, require_gpu
 from zqlib.benchmark.plan import System
 from zqlib.benchmark.sources import Source
+from zqlib.benchmark.torch_cuda import TorchCuda
 from zqlib.errors import InputError
 from zqlib.export.inspection import LayerCount, count_layers
 from zqlib.export.openvino import OpenVinoModel
@@ -40,10 +41,14 @@ _EXTRAS = {
     "openvino": "export",
     "tensorrt": "gpu",
     "torch": "export",
+    "torch-compile": "export",
+    "torch-cuda": "export",
     "triton": "triton",
 }
-"""Of this package, by the library that is an engine and that they bring."""
+"""Of this package, by the engine whose library they bring."""
 _MODULES = {
+    "torch-compile": "torch",
+    "torch-cuda": "torch",
     "tensorrt": "zqlib.export.tensorrt",
     "triton": "zqlib.integer.backends.triton.launches",
 }
@@ -92,7 +97,7 @@ def engine_versions(systems: Iterable[System]) -> dict[str, str]:
     versions = {}
     for name in sorted({system.engine for system in systems} & {*_EXTRAS}):
         try:
-            versions[name] = metadata.version(name)
+            versions[name] = metadata.version(name.partition("-")[0])
         except metadata.PackageNotFoundError as error:
             raise InputError(
                 f"The engine {name} is missing; run `pip install 'zqlib[{_EXTRAS[name]}]'` or "
@@ -113,6 +118,8 @@ def load_engine(inputs: Inputs) -> Callable[[], Engine]:
         "onnxruntime": _OnnxRuntime,
         "openvino": _OpenVino,
         "tensorrt": TensorRt,
+        "torch-compile": TorchCuda,
+        "torch-cuda": TorchCuda,
     }
     return partial(kinds.get(inputs.system.engine, _Program), inputs)
 

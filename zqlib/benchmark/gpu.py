@@ -1,6 +1,6 @@
 """The engines of NVIDIA GPUs: whether they can be timed here, and TensorRT's.
 
-Neither has been timed yet: no machine at hand had a GPU.
+TensorRT's has not been timed yet: its library was at hand nowhere.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import Tensor
 
+from zqlib.devices import choose_device
 from zqlib.errors import InputError
 from zqlib.export.engine import Precision, Profile
 from zqlib.export.tensorrt_rules import weighted_nodes
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GPU_ENGINES", "TensorRt", "engine_device", "require_gpu"]
 
-GPU_ENGINES = ("tensorrt", "triton")
+GPU_ENGINES = ("tensorrt", "torch-compile", "torch-cuda", "triton")
 _PRECISIONS: dict[str, Precision] = {"float32": "fp32", "float16": "fp16", "int8": "int8"}
 
 
@@ -36,6 +37,8 @@ def require_gpu(engine: str) -> None:
         from zqlib.export.tensorrt import require_device
 
         require_device()
+    elif engine.startswith("torch"):
+        choose_device("cuda")
     elif triton.find_device().type != "cuda":
         raise InputError("Triton's interpreter is nothing to time; unset TRITON_INTERPRET.")
 

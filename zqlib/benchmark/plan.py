@@ -10,6 +10,8 @@ __all__ = ["BenchmarkPlan", "Case", "System", "parse_system"]
 
 _PRECISIONS = {
     "torch": ("float32", "bfloat16"),
+    "torch-cuda": ("float32", "tf32", "float16", "bfloat16"),
+    "torch-compile": ("float32", "tf32", "float16", "bfloat16"),
     "onnxruntime": ("float32", "int8"),
     "openvino": ("float32", "bfloat16", "int8"),
     "tensorrt": ("float32", "float16", "int8"),

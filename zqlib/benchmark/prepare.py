@@ -34,7 +34,7 @@ def file_of(system: System) -> str | None:
         if system.precision == "int8":
             return "qdq-s8s8.onnx" if system.engine == "tensorrt" else "qdq.onnx"
         return "float16.onnx" if system.precision == "float16" else "float32.onnx"
-    return None if system.engine == "torch" else "program.zq"
+    return None if system.engine.startswith("torch") else "program.zq"
 
 
 def write_files(model: CTCModel, systems: Iterable[System], folder: Path) -> None:

@@ -27,7 +27,8 @@ class BenchmarkRecord(StoredRecord):
         baseline: `engine:precision`, of the same rounds.
         rtfx: seconds of audio per second, at the median.
         peak_memory_mb: of the process from loading the model to the last run, beyond what it held
-            with the engine's library imported, in 10^6 bytes; main memory only.
+            with the engine's library imported, in 10^6 bytes; main memory only. Where engines of
+            a GPU were compared alone: of what torch allocated of its memory.
         load_ms: from the file to a model that can run, what it compiles included.
         layers: how many convolutions and linear layers multiplied 8-bit integers (`integer`), and
             how many floats (`float`).

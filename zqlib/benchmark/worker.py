@@ -1,10 +1,12 @@
-"""One engine in a process of its own, bound to its processors, which runs when it is told to.
+"""One engine that runs when it is told to: in a process of its own, or on a GPU from this one.
 
-A process of its own, because the thread pools of the engines get into each other's way and memory
-is only known per process. Between its turns it waits on a pipe and uses no processor.
+A process of its own, bound to its processors, because the thread pools of the engines get into each
+other's way and memory is only known per process. Between its turns it waits on a pipe and uses no
+processor. Engines of a GPU have neither trouble.
 """
 
 import gc
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +14,13 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
+import torch
+
 from zqlib.benchmark import machine
 from zqlib.benchmark.engines import Inputs, Tokens, load_engine
 from zqlib.errors import InputError, ZqError
 
-__all__ = ["Worker", "WorkerError"]
+__all__ = ["GpuWorker", "Worker", "WorkerError"]
 
 
 class WorkerError(ZqError):
@@ -110,6 +114,54 @@ class Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+class GpuWorker:
+    """An engine of the GPU, in this process; what it asks of a context is to be let go at the end.
+
+    Args:
+        inputs: what the engine loads.
+
+    Raises:
+        InputError: the engine refuses its model.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.system = inputs.system
+        load = load_engine(inputs)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        start_s = time.perf_counter()
+        self._engine = load()
+        load_ms = 1e3 * (time.perf_counter() - start_s)
+        first_run_ms = _run_ms(self._engine.run)
+        tokens = self._engine.tokens(self._engine.run())
+        self.loaded = Loaded(load_ms, first_run_ms, tokens)
+        self._memory_mb = (torch.cuda.max_memory_allocated() - before) / 1e6
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        del self._engine
+
+    @property
+    def process_id(self) -> int:
+        """Of this process."""
+        return os.getpid()
+
+    def measure(self, repeats: int) -> list[float]:
+        """Run once unmeasured, then `repeats` times; in ms."""
+        self._engine.run()
+        return [_run_ms(self._engine.run) for _ in range(repeats)]
+
+    def memory_mb(self) -> float:
+        """Peak of the GPU's memory that torch gave to it while it loaded and first ran."""
+        return self._memory_mb
+
+    def layers(self) -> dict[str, int]:
+        """See `zqlib.benchmark.engines.Engine`."""
+        return self._engine.layers()
 
 
 def _serve(pipe: Connection, inputs: Inputs, cpus: Sequence[int]) -> None:

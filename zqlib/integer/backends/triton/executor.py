@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +20,10 @@ from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.integer.program import Program
 from zqlib.integer.reference import ProgramOutput
 
-__all__ = ["Executor", "find_device"]
+__all__ = ["Executor", "find_device", "record"]
 
 _MOST_PLANS = 16  # kept for shapes that come again
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Executor:
         for job in self._once:
             launch(job, values)
         constant |= {job.output: values[job.output] for job in self._once}
-        recorded = compute if self.device.type == "cpu" else _record(compute)
+        recorded = compute if self.device.type == "cpu" else record(compute)
         if len(self._plans) == _MOST_PLANS:
             del self._plans[next(iter(self._plans))]
         plan = self._plans[tuple(features.shape)] = _Plan(x, lengths, recorded)
@@ -157,7 +159,7 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _record(compute: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[Tensor, Tensor]]:
+def record(compute: Callable[[], T]) -> Callable[[], T]:
     """The launches of `compute` as a CUDA graph; its tensors keep their places."""
     compute()  # compiles the kernels, which must not happen while recording
     torch.cuda.synchronize()
@@ -165,7 +167,7 @@ def _record(compute: Callable[[], tuple[Tensor, Tensor]]) -> Callable[[], tuple[
     with torch.cuda.graph(graph):
         outputs = compute()
 
-    def replay() -> tuple[Tensor, Tensor]:
+    def replay() -> T:
         graph.replay()
         return outputs
 

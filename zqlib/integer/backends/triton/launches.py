@@ -123,13 +123,14 @@ class Launches:
             terms = self._terms(requantize, values, but=conv.output)
         if job.function is not None:
             table = self._table(job.function)
-        tensors = (x, *self._take(conv, "weight", "bias"), lengths, scale, terms, table, out)
+        weight, bias = self._take(conv, "weight", "bias")
+        tensors = (x, weight, bias, lengths, scale, terms, table, out)
         batch, frames, channels = x.shape
         _, out_frames, out_channels = out.shape
         if isinstance(conv, Conv1d) and conv.groups > 1:
             grid = -(-out_frames // (_BLOCKS * _STEP)), -(-channels // _CHANNELS), batch
             products.depthwise[grid](
-                *tensors, frames, channels, out_frames, tensors[1].shape[2],
+                *tensors, frames, channels, out_frames, weight.shape[2],
                 conv.stride, conv.padding, kind.low, kind.high,
                 self._offset(conv), _CHANNELS, _BLOCKS, _STEP, _DEPTH, num_stages=2,
             )  # fmt: skip
