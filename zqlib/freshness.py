@@ -33,11 +33,14 @@ __all__ = [
 ]
 
 NOTEBOOKS = ("synthesis", "wer", "layers", "ablation", "shortcuts", "settings", "budget", "methods",
-             "exports", "benchmark")  # fmt: skip
+             "exports", "benchmark", "gpu")  # fmt: skip
 _COMPARISONS = {"ablation": ("ablations",), "shortcuts": ("shortcuts",),
                 "settings": ("settings", "repeats"), "budget": ("budgets",),
-                "methods": ("methods",), "benchmark": ("benchmark",)}  # fmt: skip
+                "methods": ("methods",), "benchmark": ("benchmark",),
+                "gpu": ("gpu",)}  # fmt: skip
 """Notebooks of what only some profiles compare, and the keys of a profile that say what."""
+_GPU_KERNELS = "zqlib.integer.backends.triton"
+"""An engine that is imported only where it is chosen, and chosen only by plans that name it."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,17 @@ def made_from(
     modules = {found for cell in cells for found in imported_names(cell)}
     others = {key for notebook, keys in _COMPARISONS.items() if notebook != name for key in keys}
     profile = read_json(profile_path(root, values["profile"]))
+    plans = (profile.get(key) for key in _COMPARISONS.get(name, ()) if key in ("benchmark", "gpu"))
+    uses_gpu = any("triton:int8" in plan.get("systems", ()) for plan in plans if plan)
     found: dict[str, Any] = json.loads(json.dumps({
         "code": [code_digest(cell) for cell in cells],
         "parameters": values,
         "profile": {key: value for key, value in profile.items() if key not in others},
-        "sources": sources(modules),
+        "sources": {
+            module: digest
+            for module, digest in sources(modules).items()
+            if uses_gpu or not module.startswith(_GPU_KERNELS)
+        },
         "environment": environment({n.partition(".")[0] for n in modules} | imports(modules)),
         "inputs": digests,
     }))  # fmt: skip
@@ -205,7 +214,7 @@ def _left(folder: Path, name: str) -> dict[str, str]:
     """Digests of an executed notebook and of the results that it has left in a profile's folder."""
     records = list(folder.glob(f"records/{name}_*.json"))
     heard = {_hypotheses(record) for record in records}
-    beside = {"benchmark": ["roofline"]}.get(name, [])
+    beside = {"benchmark": ["roofline"], "gpu": ["gpu-layers", "gpu-preparation"]}.get(name, [])
     kept = (path for kind in [name, *beside] for path in folder.glob(f"{kind}/*"))
     paths = [page(folder, name), *kept, *records, *heard]
     return {

@@ -140,6 +140,7 @@ class Profile:
         methods: what helps with fewer bits, to compare at several widths.
         shown: whether its results are kept and shown; those of a mere trial stay below `work/`.
         benchmark: engines to time side by side; None for no benchmark.
+        gpu: the same on an NVIDIA GPU.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Profile:
     methods: tuple[Method, ...] = ()
     shown: bool = True
     benchmark: BenchmarkPlan | None = None
+    gpu: BenchmarkPlan | None = None
 
     def __post_init__(self) -> None:
         check_types(self, name=str, description=str, schemes=tuple, calibrations=tuple)
@@ -239,8 +241,9 @@ class Profile:
                     kind(**known_fields(kind, item)) for item in values.get(key, ())
                 )
             values["budgets"] = tuple(map(SynthesisConfig.from_json, values.get("budgets", ())))
-            if "benchmark" in values:
-                values["benchmark"] = BenchmarkPlan.from_json(values["benchmark"])
+            for key in ("benchmark", "gpu"):
+                if key in values:
+                    values[key] = BenchmarkPlan.from_json(values[key])
             profile = cls(**values)
         except TypeError as error:
             raise InputError(f"The profile is incomplete ({error}).") from error

@@ -8,7 +8,7 @@ model and threads are awake, and a few that do; one of an engine that needs seco
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,6 +43,7 @@ def compare(
     caveats: Sequence[str] = (),
     cases: Sequence[Case] | None = None,
     progress: bool = True,
+    details: Mapping[str, Any] | None = None,
 ) -> Iterator[list[BenchmarkRecord]]:
     """Measure every case of a plan.
 
@@ -53,6 +54,7 @@ def compare(
         profile, caveats: for the records.
         cases: some of the plan's; None for all.
         progress: show a bar on standard error.
+        details: what the provenance shall say besides.
 
     Yields:
         The records of each case, in the order of the plan's systems.
@@ -65,8 +67,8 @@ def compare(
     for case in cases:
         machine.choose_cpus(case.threads)
     systems = [parse_system(text) for text in plan.systems]
-    details = {"plan": plan.to_json(), "engines": engine_versions(systems)}
-    details = json.loads(json.dumps(details))  # as it is read back: tuples become lists
+    stated = {"plan": plan.to_json(), "engines": engine_versions(systems), **(details or {})}
+    stated = json.loads(json.dumps(stated))  # as it is read back: tuples become lists
     model = source.load()
     digest = source.digest
     features = {case: case_features(model, case) for case in cases}
@@ -85,7 +87,7 @@ def compare(
                     caveats=(*caveats, *source.caveats),
                     device=engine_device(measured["engine"]),
                     commit=commit(root),
-                    provenance=provenance(model_sha256=digest, **details),
+                    provenance=provenance(model_sha256=digest, **stated),
                     **measured,
                 )
                 for measured in _case(*given)

@@ -28,7 +28,7 @@ from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
 
-__all__ = ["benchmark_experiment", "roofline_experiment"]
+__all__ = ["benchmark_experiment", "profile_sources", "roofline_experiment"]
 
 _SIMULATED_BATCHES = (1, 8, 64)
 _SIMULATED_AUDIO_S = (5.0, 10.0, 20.0)
@@ -43,7 +43,7 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
     plan = _plan(parameters)
     root, profile = parameters.root, parameters.profile
     records = []
-    for source, caveats in _sources(parameters, plan):
+    for source, caveats in profile_sources(parameters, plan):
         digest = source.digest
         folders = {
             case: root / "work" / "benchmark" / cache_key(
@@ -89,7 +89,7 @@ def roofline_experiment(
     """
     plan = _plan(parameters)
     peaks = {threads: measure_peak(threads) for threads in plan.threads}
-    for source, caveats in _sources(parameters, plan):
+    for source, caveats in profile_sources(parameters, plan):
         model = source.load()
         frames = {
             audio_s: case_features(model, Case(1, audio_s, 1))[0].shape[2]
@@ -149,12 +149,19 @@ def _plan(parameters: Parameters) -> BenchmarkPlan:
     return plan
 
 
-def _sources(
+def profile_sources(
     parameters: Parameters, plan: BenchmarkPlan
 ) -> Iterator[tuple[Source, tuple[str, ...]]]:
-    """The profile's models and the plan's architectures, with their caveats."""
-    for model in parameters.load_profile().models:
-        yield Source(model.resolve(parameters.root)), model.caveats
+    """The profile's models that a plan names, and its architectures, with their caveats.
+
+    Raises:
+        InputError: the profile has no model of such a name.
+    """
+    models = {model.name: model for model in parameters.load_profile().models}
+    if unknown := sorted({*plan.models} - {*models}):
+        raise InputError(f"The benchmark names {unknown[0]!r}, which is no model of the profile.")
+    for name in plan.models or models:
+        yield Source(models[name].resolve(parameters.root)), models[name].caveats
     for name in plan.random:
         yield Source(random=name), ()
 

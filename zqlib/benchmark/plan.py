@@ -70,6 +70,7 @@ class BenchmarkPlan:
         systems: as `engine:precision`; every one of them runs or the comparison fails.
         baseline: the system that ratios are formed with.
         batches, audio_s, threads: every combination of them is a case.
+        models: names of a profile's models; empty for all of them.
         random: architectures to time with random weights, beside a profile's models; keys of
             `zqlib.benchmark.sources.RANDOM`.
         repeats: measured runs of each system in a case, in rounds of `zqlib.benchmark.compare`.
@@ -84,6 +85,7 @@ class BenchmarkPlan:
     batches: tuple[int, ...] = (1,)
     audio_s: tuple[float, ...] = (10.0,)
     threads: tuple[int, ...] = (1, 2)
+    models: tuple[str, ...] = ()
     random: tuple[str, ...] = ()
     repeats: int = 30
     max_s: float = 10.0

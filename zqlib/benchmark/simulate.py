@@ -13,7 +13,7 @@ from zqlib.benchmark.layers import Layer
 
 __all__ = ["T4", "Machine", "predict_ms", "relative_error"]
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
+_BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)

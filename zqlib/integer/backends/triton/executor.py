@@ -33,11 +33,15 @@ class _Plan:
     Attributes:
         features: (batch, frames, channels), filled for each run.
         lengths: (rows, batch) int64: the valid frames of the tensors of a row, filled for each run.
+        constant: tensors that depend on the shape alone, by name.
+        launch: computes what a job writes, among the tensors by name that it is given.
         compute: makes logits (batch, frames', classes) and tokens (batch, frames', 1) of these.
     """
 
     features: Tensor
     lengths: Tensor
+    constant: dict[str, Tensor]
+    launch: Callable[[Job, dict[str, Tensor]], None]
     compute: Callable[[], tuple[Tensor, Tensor]]
 
 
@@ -55,10 +59,10 @@ class Executor:
         self.program, self.device = program, find_device()
         from zqlib.integer.backends.triton.launches import Launches  # imports triton
 
-        self._once, self._jobs = split_constant(fuse(program))
+        self._once, self.jobs = split_constant(fuse(program))
         self._launches = Launches(program, self.device, _processors(self.device))
         self._rows, self._changes = rows_of_lengths(program)
-        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self.plans: dict[tuple[int, ...], _Plan] = {}
         self._lock = Lock()
 
     def run(self, features: Tensor, lengths: Tensor) -> ProgramOutput:
@@ -71,7 +75,7 @@ class Executor:
         with self._lock:
             extents = self._extents(lengths, features.shape[2])
             valid = extents[:, :-1]
-            plan = self._plans.get(tuple(features.shape))
+            plan = self.plans.get(tuple(features.shape))
             if plan is None:
                 plan = self._plan(features, valid, extents[:, -1].tolist())
             plan.features.copy_(features.transpose(1, 2))
@@ -109,9 +113,9 @@ class Executor:
 
         def compute() -> tuple[Tensor, Tensor]:
             values = constant | {self.program.input: x}
-            readers = Counter(name for job in self._jobs for name in job.reads)
+            readers = Counter(name for job in self.jobs for name in job.reads)
             readers.update([self.program.logits, self.program.tokens])
-            for job in self._jobs:
+            for job in self.jobs:
                 launch(job, values)
                 readers.subtract(job.reads)
                 for name in job.reads:  # free a tensor as soon as nothing reads it any more
@@ -124,9 +128,9 @@ class Executor:
             launch(job, values)
         constant |= {job.output: values[job.output] for job in self._once}
         recorded = compute if self.device.type == "cpu" else record(compute)
-        if len(self._plans) == _MOST_PLANS:
-            del self._plans[next(iter(self._plans))]
-        plan = self._plans[tuple(features.shape)] = _Plan(x, lengths, recorded)
+        if len(self.plans) == _MOST_PLANS:
+            del self.plans[next(iter(self.plans))]
+        plan = self.plans[tuple(features.shape)] = _Plan(x, lengths, constant, launch, recorded)
         return plan
 
 

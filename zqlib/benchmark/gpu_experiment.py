@@ -1,0 +1,187 @@
+"""The experiments of the page on speed on a GPU.
+
+Where there is a GPU they run and leave their records in the profile's folder of results; where
+there is none, the page shows the records that are there, each of which names its device.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zqlib.benchmark.compare import compare
+from zqlib.benchmark.experiment import profile_sources
+from zqlib.benchmark.gpu import engine_device
+from zqlib.benchmark.gpu_layers import kinds_of_layers, products
+from zqlib.benchmark.gpu_peak import DATA_SHEETS, measure_gpu_peak
+from zqlib.benchmark.layers import Layer, layers_of
+from zqlib.benchmark.plan import BenchmarkPlan, Case, System
+from zqlib.benchmark.preparation import quantization_times, synthesis_speeds
+from zqlib.benchmark.prepare import case_features, write_files
+from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks, write_benchmark
+from zqlib.benchmark.simulate import predict_ms, relative_error
+from zqlib.benchmark.sources import Source
+from zqlib.digests import sources
+from zqlib.errors import InputError
+from zqlib.files import read_json, write_json
+from zqlib.integer.backends.triton import Executor
+from zqlib.parameters import Parameters
+from zqlib.quantized_model import load_quantized
+from zqlib.results import commit, provenance
+
+__all__ = ["GpuResults", "gpu_experiment", "measure"]
+
+_SYNTHESIS_STEPS = 40
+_KERNELS = "zqlib.integer.backends.triton"
+
+
+@dataclass(frozen=True)
+class GpuResults:
+    """What the page shows.
+
+    Attributes:
+        records: engines side by side.
+        layers: by model, its layers and products, the GPU's peak and predictions.
+        preparations: by model, what it takes to make it.
+        current: whether the kernels that were measured are those of today.
+    """
+
+    records: Sequence[BenchmarkRecord]
+    layers: Sequence[dict[str, Any]]
+    preparations: Sequence[dict[str, Any]]
+    current: bool
+
+
+def gpu_experiment(parameters: Parameters) -> GpuResults:
+    """Measure where there is a GPU; elsewhere read what was measured.
+
+    Raises:
+        InputError: the profile has no plan for a GPU; or there is neither a GPU nor a record.
+    """
+    folder = parameters.load_profile().folder(parameters.root)
+    if torch.cuda.is_available():
+        for _ in measure(parameters):
+            pass
+    records = read_benchmarks(folder / "gpu")
+    if not records:
+        raise InputError(
+            f"There is no GPU here and no record in {folder / 'gpu'}; run this page on a machine "
+            "with an NVIDIA GPU first."
+        )
+    layers, preparations = (
+        [read_json(path) for path in sorted(folder.glob(f"{kind}/*.json"))]
+        for kind in ("gpu-layers", "gpu-preparation")
+    )
+    measured = [record.provenance["kernels"] for record in records]
+    return GpuResults(records, layers, preparations, all(k == _kernels() for k in measured))
+
+
+def measure(parameters: Parameters) -> Iterator[str]:
+    """Measure model after model, and write each record when it is there.
+
+    Yields:
+        What has been done, for whoever has to stop early.
+
+    Raises:
+        InputError: the profile has no plan for a GPU, or this machine no GPU.
+    """
+    plan = parameters.load_profile().gpu
+    if plan is None:
+        raise InputError(f"The profile {parameters.profile!r} names nothing to time on a GPU.")
+    folder = parameters.load_profile().folder(parameters.root)
+    for source, caveats in profile_sources(parameters, plan):
+        records = []
+        for measured in compare(
+            plan, source, parameters.root, parameters.profile, caveats, details=_made_of()
+        ):
+            for record in measured:
+                write_benchmark(folder / "gpu", record)
+            records += measured
+            yield f"{source.name}, batch {measured[0].batch}, {measured[0].audio_s:g} s"
+        common = {
+            "profile": parameters.profile,
+            "model": source.name,
+            "caveats": [*caveats, *source.caveats],
+            "device": engine_device("triton"),
+            "commit": commit(parameters.root),
+            "provenance": provenance(model_sha256=source.digest, **_made_of()),
+        }
+        layers = _layers(plan, source, records)
+        write_json(folder / "gpu-layers" / f"{source.name}.json", common | layers)
+        yield f"{source.name}, layers"
+        preparation = _preparation(source)
+        write_json(folder / "gpu-preparation" / f"{source.name}.json", common | preparation)
+        yield f"{source.name}, preparation"
+
+
+def _kernels() -> dict[str, str]:
+    """Digests of the engine's modules."""
+    found = sources([_KERNELS]).items()
+    return {name: digest for name, digest in found if name.startswith(_KERNELS)}
+
+
+def _made_of() -> dict[str, Any]:
+    return {"kernels": _kernels(), "cuda": torch.version.cuda}
+
+
+def _layers(
+    plan: BenchmarkPlan, source: Source, records: Sequence[BenchmarkRecord]
+) -> dict[str, Any]:
+    """Layers and products at the smallest and the largest batch, and predictions of all records."""
+    model = source.load()
+    with tempfile.TemporaryDirectory() as name:
+        write_files(model, [System("triton", "int8")], Path(name))
+        quantized = load_quantized(Path(name, "program.zq"))
+    executor = Executor(quantized.program)
+    peak = measure_gpu_peak()
+    kinds, beside = {}, {}
+    for batch in sorted({min(plan.batches), max(plan.batches)}):
+        features, lengths = case_features(model, Case(batch, plan.audio_s[0], 1))
+        given = quantized.quantize_features(features), lengths
+        kinds[str(batch)] = kinds_of_layers(executor, *given, peak)
+        beside[str(batch)] = products(executor, *given)
+    frames = {
+        audio_s: case_features(model, Case(1, audio_s, 1))[0].shape[2] for audio_s in plan.audio_s
+    }
+    found = {
+        "experiment": "gpu-layers",
+        "audio_s": plan.audio_s[0],
+        "peak": peak.to_json(),
+        "kinds": kinds,
+        "products": beside,
+        "predictions": [
+            _predict(layers_of(quantized.program, r.batch, frames[r.audio_s]), r) for r in records
+        ],
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
+
+
+def _predict(layers: Sequence[Layer], record: BenchmarkRecord) -> dict[str, Any]:
+    """What the model of the simulated T4 says for this GPU, beside what was measured on it."""
+    machine = DATA_SHEETS.get(record.device)
+    predicted_ms = predict_ms(layers, machine, record.precision) if machine else None
+    error = None if predicted_ms is None else relative_error(predicted_ms, record.latency_ms)
+    return {
+        "engine": record.engine,
+        "precision": record.precision,
+        "batch": record.batch,
+        "audio_s": record.audio_s,
+        "machine": asdict(machine) if machine else None,
+        "predicted_ms": predicted_ms,
+        "measured_ms": record.latency_ms,
+        "relative_error": error,
+    }
+
+
+def _preparation(source: Source) -> dict[str, Any]:
+    model = source.load()
+    return {
+        "experiment": "gpu-preparation",
+        "synthesis": synthesis_speeds(model, "cuda", _SYNTHESIS_STEPS),
+        "quantization": quantization_times(model, "cuda"),
+    }
