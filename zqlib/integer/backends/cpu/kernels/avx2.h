@@ -16,6 +16,7 @@ struct Avx2 {
   static constexpr int rows = 4;    // with two columns: 8 of 16 registers
   static constexpr int blocks = 1;
   static constexpr int offset = 0;
+  static constexpr bool interleaves_groups = false;
 
   using Int = __m256i;
   struct Bytes { __m256i even, odd; };

@@ -13,6 +13,7 @@ struct Avx512Vnni {
   static constexpr int rows = 14;   // with two columns: 28 of 32 registers
   static constexpr int blocks = 6;  // times four phases: 24 of 32 registers
   static constexpr int offset = 0;
+  static constexpr bool interleaves_groups = true;
 
   using Int = __m512i;
   using Bytes = __m512i;
@@ -139,6 +140,22 @@ struct Avx512Vnni {
     _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low01, low23));
     _mm_storeu_si128(out + 2, _mm_unpacklo_epi16(high01, high23));
     _mm_storeu_si128(out + 3, _mm_unpackhi_epi16(high01, high23));
+  }
+
+  // The same for rows of four vectors, which go to places `pitch` apart. Each lane of 128 bits is
+  // given bytes of all four first: what is unpacked from it goes to another vector each.
+  static void interleave_group(const uint8_t* const row[4], uint8_t* to, int64_t pitch) {
+    const __m512i turned = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i x[4];
+    for (int i = 0; i < 4; ++i) x[i] = _mm512_permutexvar_epi32(turned, load_bytes(row[i]));
+    const __m512i low01 = _mm512_unpacklo_epi8(x[0], x[1]);
+    const __m512i low23 = _mm512_unpacklo_epi8(x[2], x[3]);
+    const __m512i high01 = _mm512_unpackhi_epi8(x[0], x[1]);
+    const __m512i high23 = _mm512_unpackhi_epi8(x[2], x[3]);
+    _mm512_storeu_si512(to, _mm512_unpacklo_epi16(low01, low23));
+    _mm512_storeu_si512(to + pitch, _mm512_unpackhi_epi16(low01, low23));
+    _mm512_storeu_si512(to + 2 * pitch, _mm512_unpacklo_epi16(high01, high23));
+    _mm512_storeu_si512(to + 3 * pitch, _mm512_unpackhi_epi16(high01, high23));
   }
 };
 

@@ -20,6 +20,13 @@ void prefetch(const int8_t* weight, int64_t begin, int64_t end) {
   for (; begin < end; begin += 64) __builtin_prefetch(weight + begin, 0, 2);
 }
 
+// Into how many pieces the frames of an utterance are cut, so that everybody's part is whole pieces
+// with all their channels: a thread then reads in the next step what it wrote in this one, and no
+// cache line has two writers.
+int64_t cuts_of(int64_t batch, const Worker& worker) {
+  return batch % worker.team.size() ? worker.team.size() : 1;
+}
+
 bool is_pointwise(const Convolution& conv) { return conv.taps == 1 && conv.padding == 0; }
 
 int64_t row_of_zeros_bytes(const Convolution& conv) { return (conv.channels + kSlack) / 64 * 64; }
@@ -62,17 +69,18 @@ void run(const Convolution& conv, const Worker& worker) {
   }
   constexpr int width = panel_width<V>;
   const int64_t panels = (conv.output.channels + width - 1) / width;
-  // Few panels are cut along the frames too, so that everybody has something to do.
-  const int64_t cuts = panels >= 4 * worker.team.size() ? 1 : worker.team.size();
-  worker.share(conv.batch * panels * cuts, [&](int64_t task) {
-    const int64_t cut = task % cuts, panel = task / cuts % panels, row = task / cuts / panels;
+  // Many panels of several taps are not cut: their weights outweigh the frames, and are read once.
+  const bool cut_frames = pointwise || panels < 4 * worker.team.size();
+  const int64_t cuts = cut_frames ? cuts_of(conv.batch, worker) : 1;
+  worker.share(conv.batch * cuts * panels, [&](int64_t task) {
+    const int64_t panel = task % panels, cut = task / panels % cuts, row = task / panels / cuts;
     const int64_t channel = panel * width, left = conv.output.channels - channel;
     const int64_t columns = left < width ? left : width;
     const int64_t begin = conv.out_frames * cut / cuts, end = conv.out_frames * (cut + 1) / cuts;
     const Rows rows = rows_of(conv, row);
     const int64_t panel_bytes = rows.panel_bytes(width);
     const int8_t* weight = conv.weight + panel * panel_bytes;
-    const int8_t* next = weight + worker.team.size() * panel_bytes;
+    const int8_t* next = weight + panel_bytes;
 
     const auto multiply_frames = [&](int64_t from, int64_t to, Rows x) {
       if (from >= to) return;

@@ -19,24 +19,25 @@ struct Blocks {
   int64_t per_output;    // blocks that an output frame reads
 };
 
-Blocks blocks_of(const Depthwise& conv) {
-  const int64_t padded = conv.frames + 2 * conv.padding;
-  const int64_t longest = (padded + conv.dilation - 1) / conv.dilation;
+Blocks blocks_of(const Depthwise& conv, int64_t out_frames) {
+  const int64_t read = (out_frames - 1) * conv.stride + (conv.taps - 1) * conv.dilation + 1;
+  const int64_t longest = (read + conv.dilation - 1) / conv.dilation;
   const int64_t per_output = (conv.taps + 3 + 3) / 4;
   return {(longest + 3) / 4 + per_output, per_output};
 }
 
-// Vectors of channels that are interleaved together: what is read are whole cache lines then.
+// Vectors of channels that are interleaved together: what is read and what is written are whole
+// cache lines then.
 constexpr int64_t kGroup = 4;
 
 template <class V>
-int64_t interleaved_bytes(const Depthwise& conv) {  // of one vector
-  return conv.dilation * blocks_of(conv).per_sequence * 4 * V::lanes;
+int64_t interleaved_bytes(const Depthwise& conv, int64_t out_frames) {  // of one vector
+  return conv.dilation * blocks_of(conv, out_frames).per_sequence * 4 * V::lanes;
 }
 
 template <class V>
 int64_t scratch_of_worker(const Depthwise& conv) {
-  return kGroup * interleaved_bytes<V>(conv) + kSlack;
+  return kGroup * interleaved_bytes<V>(conv, conv.out_frames) + kSlack;
 }
 
 template <class V>
@@ -44,24 +45,38 @@ int64_t scratch_bytes(const Depthwise& conv, int threads) {
   return threads * scratch_of_worker<V>(conv);
 }
 
-// Puts the frames of a group of vectors of channels, padding included, into blocks.
+// What a task computes: some output frames of a group of vectors of channels of an utterance.
+struct Piece {
+  int64_t row, begin, end;  // frames of the output
+  int64_t vector, vectors;
+
+  int64_t frames() const { return end - begin; }
+  int64_t first_row(const Depthwise& conv) const { return row * conv.out_frames + begin; }
+};
+
+// Puts the frames that a piece reads, padding included, into blocks.
 template <class V>
-void interleave(const Depthwise& conv, int64_t row, int64_t channel, int64_t vectors, uint8_t* to) {
+void interleave(const Depthwise& conv, const Piece& piece, uint8_t* to) {
   alignas(64) uint8_t zeros[kGroup * V::lanes];
   std::memset(zeros, int(conv.zero), sizeof zeros);
-  const int64_t valid = conv.lengths[row], channels = conv.channels, dilation = conv.dilation;
-  const uint8_t* x = conv.x + row * conv.frames * channels + channel;
-  const int64_t blocks = blocks_of(conv).per_sequence, pitch = interleaved_bytes<V>(conv);
+  const int64_t valid = conv.lengths[piece.row], channels = conv.channels;
+  const int64_t dilation = conv.dilation, blocks = blocks_of(conv, piece.frames()).per_sequence;
+  const int64_t pitch = interleaved_bytes<V>(conv, piece.frames());
+  const uint8_t* x = conv.x + piece.row * conv.frames * channels + piece.vector * V::lanes;
   for (int64_t remainder = 0; remainder < dilation; ++remainder) {
-    int64_t frame = remainder - conv.padding;
+    int64_t frame = piece.begin * conv.stride - conv.padding + remainder;
     for (int64_t block = 0; block < blocks; ++block, to += 4 * V::lanes) {
       const uint8_t* frames[4];
       for (int i = 0; i < 4; ++i, frame += dilation) {
         frames[i] = frame >= 0 && frame < valid ? x + frame * channels : zeros;
       }
-      for (int64_t v = 0; v < vectors; ++v) {
-        V::interleave(frames, to + v * pitch);
-        for (auto& from : frames) from += V::lanes;
+      if constexpr (V::interleaves_groups) {  // those beyond the last vector are not read
+        V::interleave_group(frames, to, pitch);
+      } else {
+        for (int64_t v = 0; v < piece.vectors; ++v) {
+          V::interleave(frames, to + v * pitch);
+          for (auto& from : frames) from += V::lanes;
+        }
       }
     }
   }
@@ -108,51 +123,58 @@ void convolve(int blocks, const uint8_t* x, const int8_t* weight, const int32_t*
   }
 }
 
-// Stride 1: every output frame of the sequences, several blocks at a time.
+// Stride 1: every output frame of the sequences, several blocks at a time, for one vector after the
+// other: together they fill whole cache lines of the output.
 template <class V>
-void convolve_sequences(const Depthwise& conv, const uint8_t* x, const int8_t* weight,
-                        const int32_t* bias, Tile at) {
+void convolve_sequences(const Depthwise& conv, const Piece& piece, const uint8_t* x) {
+  constexpr int vector = 4 * V::lanes;
   alignas(64) int32_t tile[(4 * V::blocks + 1) * V::lanes];
-  const Blocks count = blocks_of(conv);
-  const int64_t first = at.first;
-  at.values = tile;
-  at.step = conv.dilation;
+  const Blocks count = blocks_of(conv, piece.frames());
+  const int64_t pitch = interleaved_bytes<V>(conv, piece.frames());
   for (int64_t remainder = 0; remainder < conv.dilation; ++remainder) {
-    const int64_t frames = (conv.out_frames - remainder + conv.dilation - 1) / conv.dilation;
+    const int64_t frames = (piece.frames() - remainder + conv.dilation - 1) / conv.dilation;
     const int64_t blocks = frames > 0 ? (frames + 3) / 4 : 0;
     const int64_t tiles = (blocks + V::blocks - 1) / V::blocks;
-    const uint8_t* sequence = x + remainder * count.per_sequence * 4 * V::lanes;
+    const uint8_t* sequence = x + remainder * count.per_sequence * vector;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t begin = blocks * i / tiles, end = blocks * (i + 1) / tiles;
-      at.first = first + remainder + 4 * begin * conv.dilation;
-      at.rows = int((end == blocks ? frames : 4 * end) - 4 * begin);
-      convolve<V>(int(end - begin), sequence + begin * 4 * V::lanes, weight, bias,
-                  count.per_output, tile);
-      emit<V>(conv.output, at);
+      const int rows = int((end == blocks ? frames : 4 * end) - 4 * begin);
+      const int64_t first = piece.first_row(conv) + remainder + 4 * begin * conv.dilation;
+      for (int64_t v = 0; v < piece.vectors; ++v) {
+        const int64_t channel = (piece.vector + v) * V::lanes, left = conv.channels - channel;
+        const int8_t* weight = conv.weight + 4 * channel * 4 * count.per_output;
+        convolve<V>(int(end - begin), sequence + v * pitch + begin * vector, weight,
+                    conv.bias + channel, count.per_output, tile);
+        emit<V>(conv.output, {tile, V::lanes, rows, left < V::lanes ? left : V::lanes, channel,
+                              first, conv.dilation});
+      }
     }
   }
 }
 
 // Any stride: one output frame after the other.
 template <class V>
-void convolve_frames(const Depthwise& conv, const uint8_t* x, const int8_t* weight,
-                     const int32_t* bias, Tile at) {
+void convolve_frames(const Depthwise& conv, const Piece& piece, const uint8_t* x) {
   constexpr int vector = 4 * V::lanes;
   alignas(64) int32_t tile[2 * V::lanes];
-  const Blocks count = blocks_of(conv);
-  at.values = tile;
-  at.rows = 1;
-  for (int64_t t = 0; t < conv.out_frames; ++t, ++at.first) {
-    const int64_t start = t * conv.stride, frame = start / conv.dilation;
-    const int64_t block = start % conv.dilation * count.per_sequence + frame / 4;
-    const uint8_t* bytes = x + block * vector;
-    const int8_t* shifted = weight + frame % 4 * count.per_output * vector;
-    typename V::Int sum = V::load(bias);
-    for (int64_t k = 0; k < count.per_output; ++k) {
-      sum = V::dot(sum, V::load_bytes(bytes + k * vector), V::load_weights(shifted + k * vector));
+  const Blocks count = blocks_of(conv, piece.frames());
+  const int64_t pitch = interleaved_bytes<V>(conv, piece.frames());
+  for (int64_t v = 0; v < piece.vectors; ++v, x += pitch) {
+    const int64_t channel = (piece.vector + v) * V::lanes, left = conv.channels - channel;
+    const int8_t* weight = conv.weight + 4 * channel * 4 * count.per_output;
+    for (int64_t t = 0; t < piece.frames(); ++t) {
+      const int64_t start = t * conv.stride, frame = start / conv.dilation;
+      const int64_t block = start % conv.dilation * count.per_sequence + frame / 4;
+      const uint8_t* bytes = x + block * vector;
+      const int8_t* shifted = weight + frame % 4 * count.per_output * vector;
+      typename V::Int sum = V::load(conv.bias + channel);
+      for (int64_t k = 0; k < count.per_output; ++k) {
+        sum = V::dot(sum, V::load_bytes(bytes + k * vector), V::load_weights(shifted + k * vector));
+      }
+      V::store(tile, sum);
+      emit<V>(conv.output, {tile, V::lanes, 1, left < V::lanes ? left : V::lanes, channel,
+                            piece.first_row(conv) + t, 1});
     }
-    V::store(tile, sum);
-    emit<V>(conv.output, at);
   }
 }
 
@@ -160,21 +182,17 @@ template <class V>
 void run(const Depthwise& conv, const Worker& worker) {
   const int64_t vectors = (conv.channels + V::lanes - 1) / V::lanes;
   const int64_t groups = (vectors + kGroup - 1) / kGroup;
-  const int64_t weight_bytes = 4 * blocks_of(conv).per_output * 4 * V::lanes;
+  const int64_t cuts = cuts_of(conv.batch, worker);
   uint8_t* x = conv.scratch + worker.index * scratch_of_worker<V>(conv);
-  worker.share(conv.batch * groups, [&](int64_t task) {
-    const int64_t row = task / groups, first = vectors * (task % groups) / groups;
-    const int64_t end = vectors * (task % groups + 1) / groups;
-    interleave<V>(conv, row, first * V::lanes, end - first, x);
-    for (int64_t vector = first; vector < end; ++vector) {
-      const int64_t channel = vector * V::lanes, left = conv.channels - channel;
-      const Tile at = {nullptr, V::lanes, 0, left < V::lanes ? left : V::lanes, channel,
-                       row * conv.out_frames, 1};
-      const uint8_t* bytes = x + (vector - first) * interleaved_bytes<V>(conv);
-      const int8_t* weight = conv.weight + vector * weight_bytes;
-      if (conv.stride == 1) convolve_sequences<V>(conv, bytes, weight, conv.bias + channel, at);
-      else convolve_frames<V>(conv, bytes, weight, conv.bias + channel, at);
-    }
+  worker.share(conv.batch * cuts * groups, [&](int64_t task) {
+    const int64_t group = task % groups, cut = task / groups % cuts;
+    const int64_t first = vectors * group / groups, last = vectors * (group + 1) / groups;
+    const Piece piece = {task / groups / cuts, conv.out_frames * cut / cuts,
+                         conv.out_frames * (cut + 1) / cuts, first, last - first};
+    if (piece.begin == piece.end) return;
+    interleave<V>(conv, piece, x);
+    if (conv.stride == 1) convolve_sequences<V>(conv, piece, x);
+    else convolve_frames<V>(conv, piece, x);
   });
 }
 

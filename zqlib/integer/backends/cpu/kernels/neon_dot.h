@@ -16,6 +16,7 @@ struct NeonDot {
   static constexpr int rows = 8;    // with two columns: 16 of 32 registers, 8 more hold bytes
   static constexpr int blocks = 6;  // times four phases: 24 of 32 registers
   static constexpr int offset = 128;
+  static constexpr bool interleaves_groups = false;
 
   using Int = int32x4_t;
   using Bytes = int8x16_t;

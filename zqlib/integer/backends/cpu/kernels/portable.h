@@ -14,6 +14,7 @@ struct Portable {
   static constexpr int rows = 4;    // of a tile of a matrix product
   static constexpr int blocks = 2;  // of four frames of a depthwise convolution
   static constexpr int offset = 0;  // that dot takes off every byte
+  static constexpr bool interleaves_groups = false;
 
   struct Int { int32_t lane[lanes]; };
   struct Bytes { uint8_t lane[lanes][4]; };

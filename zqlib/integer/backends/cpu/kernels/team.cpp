@@ -22,14 +22,14 @@ static void relax() {
 
 void Team::wait() {
   const int64_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
-    next_.store(0, std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size()) {
+    for (Part& part : parts_) part.next.store(0, std::memory_order_relaxed);
     arrived_.store(0, std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       phase_.store(phase + 1, std::memory_order_release);
     }
-    if (size_ > 1) released_.notify_all();
+    if (size() > 1) released_.notify_all();
     return;
   }
   const auto start = std::chrono::steady_clock::now();

@@ -1,11 +1,13 @@
-// A team of threads that lives for one run of a program. All of them walk through the same steps;
-// the tasks of a step go to whoever is free, and nobody goes on before the last task is done.
+// A team of threads that lives for one run of a program. All of them walk through the same steps.
+// Everybody does a part of a step's tasks, the same part of every step, and then helps the others;
+// nobody goes on before the last task is done.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -15,15 +17,18 @@ namespace zq {
 
 class Team {
  public:
-  explicit Team(int size) : size_(size) {}
+  explicit Team(int size) : parts_(size) {}
 
-  int size() const { return size_; }
-  int64_t take() { return next_.fetch_add(1, std::memory_order_relaxed); }
+  int size() const { return int(parts_.size()); }
+  int64_t take(int part) { return parts_[part].next.fetch_add(1, std::memory_order_relaxed); }
   void wait();  // until the whole team has called it
 
  private:
-  const int size_;
-  std::atomic<int64_t> next_{0};
+  struct alignas(64) Part {  // on a cache line of its own: mostly one thread takes from it
+    std::atomic<int64_t> next{0};
+  };
+
+  std::vector<Part> parts_;
   std::atomic<int> arrived_{0};
   std::atomic<int64_t> phase_{0};
   std::mutex mutex_;
@@ -52,7 +57,12 @@ struct Worker {
 
   template <class Body>
   void share(int64_t tasks, Body body) const {
-    for (int64_t task; (task = team.take()) < tasks;) body(task);
+    const int size = team.size();
+    for (int i = 0; i < size; ++i) {
+      const int part = (index + i) % size;
+      const int64_t begin = tasks * part / size, end = tasks * (part + 1) / size;
+      for (int64_t task; (task = begin + team.take(part)) < end;) body(task);
+    }
     team.wait();
   }
 
