@@ -82,7 +82,7 @@ def test_kernels_compile_to_integer_instructions(tmp_path: Path) -> None:
     """For an A100 that is not there: products on the tensor cores, and no float anywhere."""
     tests = Path(reference.__file__).parents[2], HERE.parents[2]
     environment = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PATH": "/usr/bin",
-                   "PYTHONPATH": ":".join(map(str, tests))}  # fmt: skip
+                   "PYTHONPATH": ":".join([*map(str, tests), *sys.path])}  # fmt: skip
     run = subprocess.run(
         [sys.executable, HERE / "compile_kernels.py", "80"],
         capture_output=True, text=True, check=True, env=environment,

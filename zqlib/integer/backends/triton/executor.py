@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from threading import Lock
 from typing import TypeVar
@@ -164,15 +165,17 @@ def _processors(device: torch.device) -> int:
 
 
 def record(compute: Callable[[], T]) -> Callable[[], T]:
-    """The launches of `compute` as a CUDA graph; its tensors keep their places."""
+    """The launches of `compute` as a CUDA graph; all its tensors keep their places."""
     compute()  # compiles the kernels, which must not happen while recording
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = compute()
 
-    def replay() -> T:
-        graph.replay()
-        return outputs
+    return partial(_replay, graph, outputs, compute)
 
-    return replay
+
+def _replay(graph: torch.cuda.CUDAGraph, outputs: T, owner: object) -> T:
+    """`owner` holds what the launches read; freed, its memory would be given to others."""
+    graph.replay()
+    return outputs
