@@ -214,7 +214,10 @@ def _left(folder: Path, name: str) -> dict[str, str]:
     """Digests of an executed notebook and of the results that it has left in a profile's folder."""
     records = list(folder.glob(f"records/{name}_*.json"))
     heard = {_hypotheses(record) for record in records}
-    beside = {"benchmark": ["roofline"], "gpu": ["gpu-layers", "gpu-preparation"]}.get(name, [])
+    beside = {
+        "benchmark": ["roofline", "synthesis-speed"],
+        "gpu": ["gpu-layers", "gpu-preparation"],
+    }.get(name, [])
     kept = (path for kind in [name, *beside] for path in folder.glob(f"{kind}/*"))
     paths = [page(folder, name), *kept, *records, *heard]
     return {

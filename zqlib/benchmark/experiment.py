@@ -7,14 +7,17 @@ on; interrupted, the experiment goes on with the next one. Timings are not the s
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from zqlib.benchmark.compare import compare
 from zqlib.benchmark.layers import layers_of
 from zqlib.benchmark.peak import Peak, measure_peak
 from zqlib.benchmark.plan import BenchmarkPlan, Case, System
+from zqlib.benchmark.preparation import synthesis_speeds
 from zqlib.benchmark.prepare import case_features, write_files
 from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks, write_benchmark
 from zqlib.benchmark.roofline import floor_us, layer_times, summarise_kinds
@@ -28,10 +31,16 @@ from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
 
-__all__ = ["benchmark_experiment", "profile_sources", "roofline_experiment"]
+__all__ = [
+    "benchmark_experiment",
+    "profile_sources",
+    "roofline_experiment",
+    "synthesis_experiment",
+]
 
 _SIMULATED_BATCHES = (1, 8, 64)
 _SIMULATED_AUDIO_S = (5.0, 10.0, 20.0)
+_SYNTHESIS_STEPS = 2
 
 
 def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
@@ -139,6 +148,39 @@ def roofline_experiment(
         record = json.loads(json.dumps(record))  # as it is read back: tuples become lists
         folder_of_results = parameters.root / "results" / parameters.profile / "roofline"
         write_json(folder_of_results / f"{source.name}.json", record)
+        yield record
+
+
+def synthesis_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
+    """Time steps of the synthesis, in the ways that there are, on the most threads of the plan.
+
+    Yields:
+        A record per model.
+
+    Raises:
+        InputError: the profile has no benchmark.
+    """
+    plan = _plan(parameters)
+    threads, before = max(plan.threads), torch.get_num_threads()
+    for source, caveats in profile_sources(parameters, replace(plan, random=())):
+        torch.set_num_threads(threads)
+        try:
+            speeds = synthesis_speeds(source.load(), "cpu", _SYNTHESIS_STEPS)
+        finally:
+            torch.set_num_threads(before)
+        record = {
+            "experiment": "synthesis-speed",
+            "profile": parameters.profile,
+            "model": source.name,
+            "caveats": list(caveats),
+            "threads": threads,
+            "speeds": speeds,
+            "device": device_name(),
+            "commit": commit(parameters.root),
+            "provenance": provenance(model_sha256=source.digest),
+        }
+        folder = parameters.load_profile().folder(parameters.root)
+        write_json(folder / "synthesis-speed" / f"{source.name}.json", record)
         yield record
 
 

@@ -48,12 +48,14 @@ class GpuResults:
         layers: by model, its layers and products, the GPU's peak and predictions.
         preparations: by model, what it takes to make it.
         current: whether the kernels that were measured are those of today.
+        missing: what the plan names and no record has, in words.
     """
 
     records: Sequence[BenchmarkRecord]
     layers: Sequence[dict[str, Any]]
     preparations: Sequence[dict[str, Any]]
     current: bool
+    missing: Sequence[str]
 
 
 def gpu_experiment(parameters: Parameters) -> GpuResults:
@@ -76,8 +78,8 @@ def gpu_experiment(parameters: Parameters) -> GpuResults:
         [read_json(path) for path in sorted(folder.glob(f"{kind}/*.json"))]
         for kind in ("gpu-layers", "gpu-preparation")
     )
-    measured = [record.provenance["kernels"] for record in records]
-    return GpuResults(records, layers, preparations, all(k == _kernels() for k in measured))
+    current = all(record.provenance["kernels"] == _kernels() for record in records)
+    return GpuResults(records, layers, preparations, current, _missing(parameters, records))
 
 
 def measure(parameters: Parameters) -> Iterator[str]:
@@ -89,9 +91,7 @@ def measure(parameters: Parameters) -> Iterator[str]:
     Raises:
         InputError: the profile has no plan for a GPU, or this machine no GPU.
     """
-    plan = parameters.load_profile().gpu
-    if plan is None:
-        raise InputError(f"The profile {parameters.profile!r} names nothing to time on a GPU.")
+    plan = _plan(parameters)
     folder = parameters.load_profile().folder(parameters.root)
     for source, caveats in profile_sources(parameters, plan):
         records = []
@@ -116,6 +116,29 @@ def measure(parameters: Parameters) -> Iterator[str]:
         preparation = _preparation(source)
         write_json(folder / "gpu-preparation" / f"{source.name}.json", common | preparation)
         yield f"{source.name}, preparation"
+
+
+def _plan(parameters: Parameters) -> BenchmarkPlan:
+    plan = parameters.load_profile().gpu
+    if plan is None:
+        raise InputError(f"The profile {parameters.profile!r} names nothing to time on a GPU.")
+    return plan
+
+
+def _missing(parameters: Parameters, records: Sequence[BenchmarkRecord]) -> list[str]:
+    """What was not measured, because the time of a lent GPU is short, say."""
+    plan = _plan(parameters)
+    found = {(r.model, r.batch, r.audio_s, f"{r.engine}:{r.precision}") for r in records}
+    missing = []
+    for source, _ in profile_sources(parameters, plan):
+        for case in plan.cases:
+            key = (source.name, case.batch, case.audio_s)
+            lacking = [system for system in plan.systems if (*key, system) not in found]
+            if lacking:
+                what = "all engines" if len(lacking) == len(plan.systems) else ", ".join(lacking)
+                words = f"`{source.name}`, batch {case.batch}, {case.audio_s:g} s: {what}"
+                missing.append(words)
+    return missing
 
 
 def _kernels() -> dict[str, str]:
