@@ -69,16 +69,17 @@ def gpu_experiment(parameters: Parameters) -> GpuResults:
         for _ in measure(parameters):
             pass
     records = read_benchmarks(folder / "gpu")
-    if not records:
-        raise InputError(
-            f"There is no GPU here and no record in {folder / 'gpu'}; run this page on a machine "
-            "with an NVIDIA GPU first."
-        )
     layers, preparations = (
         [read_json(path) for path in sorted(folder.glob(f"{kind}/*.json"))]
         for kind in ("gpu-layers", "gpu-preparation")
     )
-    current = all(record.provenance["kernels"] == _kernels() for record in records)
+    made_of = [r.provenance for r in records] + [r["provenance"] for r in layers]
+    if not made_of:
+        raise InputError(
+            f"There is no GPU here and no record in {folder / 'gpu'}; run this page on a machine "
+            "with an NVIDIA GPU first."
+        )
+    current = all(made["kernels"] == _kernels() for made in made_of)
     return GpuResults(records, layers, preparations, current, _missing(parameters, records))
 
 
