@@ -148,6 +148,15 @@ def git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def test_a_copy_without_history_can_be_told_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit.cache_clear()
+    monkeypatch.setenv("ZQ_COMMIT", "0123456789ab")
+    assert commit(tmp_path) == "0123456789ab"
+    commit.cache_clear()
+
+
 def test_the_commit_says_whether_the_sources_differ(tmp_path: Path) -> None:
     def now() -> str:
         commit.cache_clear()

@@ -38,6 +38,19 @@ def test_triton_is_not_timed_without_a_gpu(
         require_gpu("triton")
 
 
+@pytest.mark.parametrize("engine", ["torch-cuda", "torch-compile"])
+def test_torch_is_not_timed_on_a_gpu_that_is_not_there(
+    zq: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = write_checkpoint(tmp_path / "tiny.nemo")
+    status, out, err = zq("bench", path, "--engine", f"{engine}:float16")
+    assert status == 1 and out == "" and "sees no CUDA GPU" in err and err.count("\n") == 1
+
+
 def test_tensorrt_is_not_timed_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", MagicMock(__version__="11.4.0.106"))
     monkeypatch.delitem(sys.modules, "zqlib.export.tensorrt", raising=False)

@@ -18,13 +18,14 @@ def test_a_system_is_written_as_it_is_read() -> None:
     [
         (
             "tflite:int8",
-            "'tflite' is unknown; use torch, onnxruntime, openvino, tensorrt, cpu, triton",
+            "'tflite' is unknown; use torch, torch-cuda, torch-compile, onnxruntime, openvino",
         ),
         ("cpu:float32", "use cpu:int8"),
         ("openvino", "use openvino:float32 or openvino:bfloat16 or openvino:int8"),
         ("torch:int8", "use torch:float32 or torch:bfloat16"),
         ("tensorrt:bfloat16", "use tensorrt:float32 or tensorrt:float16 or tensorrt:int8"),
         ("triton:float16", "use triton:int8"),
+        ("torch-cuda:int8", "use torch-cuda:float32 or torch-cuda:tf32"),
         ("", "'' is unknown"),
     ],
 )

@@ -97,6 +97,22 @@ def test_fallback_without_exact_int_mm_gives_the_same(
     assert torch.equal(without.tokens, with_int_mm.tokens)
 
 
+def test_an_int_mm_that_refuses_unsigned_bytes_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of torch 2.11 on a CPU does."""
+
+    def refusing(x: Tensor, weight: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            raise RuntimeError("expected int8")
+        return x.int() @ weight.int()
+
+    products._int_mm_is_exact.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", refusing)
+    try:
+        assert not products._int_mm_is_exact()
+    finally:
+        products._int_mm_is_exact.cache_clear()
+
+
 def test_saturating_int_mm_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     def saturating(x: Tensor, weight: Tensor) -> Tensor:
         pairs = x.int()[:, :, None] * weight.int()[None]

@@ -78,7 +78,8 @@ def read_evidence(root: Path) -> Evidence:
     """
     results = root / "results"
     records = read_records(results) if any(results.glob("*/records/*.json")) else []
-    benchmarks = [read_json(path) for path in sorted(results.glob("*/benchmark/*.json"))]
+    timed = (sorted(results.glob(f"*/{page}/*.json")) for page in ("benchmark", "gpu"))
+    benchmarks = [read_json(path) for paths in timed for path in paths]
     return Evidence(records, benchmarks)
 
 

@@ -112,6 +112,33 @@ def _speed_table(root: Path, evidence: Evidence) -> str:
     return markdown_table(header, rows)
 
 
+def _gpu_table(root: Path, evidence: Evidence) -> str:
+    """Our kernels on a GPU beside torch there, utterances of 10 s."""
+    cases: dict[tuple[str, str, int], dict[str, Mapping[str, Any]]] = {}
+    for r in evidence.benchmarks:
+        if not r["device"].startswith("CPU ") and r["audio_s"] == 10:
+            systems = cases.setdefault((r["model"], r["device"], r["batch"]), {})
+            systems[f"{r['engine']}:{r['precision']}"] = r
+    rows = []
+    for (model, device, batch), systems in sorted(cases.items()):
+        own, base = systems.pop("triton:int8", None), systems.get("torch-cuda:float32")
+        if not (own and base):
+            continue
+        peer = min(systems.values(), key=lambda r: float(r["latency_ms"]))
+        low, high = own["ratio_ci95"]
+        rows.append((
+            model, device, str(batch),
+            f"{base['latency_ms']:.2f}",
+            f"{peer['latency_ms']:.2f} ({peer['engine']} {peer['precision']})",
+            f"{own['latency_ms']:.2f}",
+            f"{own['ratio']:.2f} [{low:.2f}, {high:.2f}]",
+            f"{peer['latency_ms'] / own['latency_ms']:.2f}",
+        ))  # fmt: skip
+    header = ("Model", "Device", "Batch", "torch float32, ms", "Fastest torch, ms", "Ours, ms",
+              "Times float32 [95 %]", "Times the fastest")  # fmt: skip
+    return markdown_table(header, rows)
+
+
 def _draw(records: list[Record], path: Path) -> None:
     """Points above float with intervals, one row per model: readable on white and on black."""
     import matplotlib
@@ -151,4 +178,5 @@ _TABLES: Mapping[str, Callable[[Path, Evidence], str]] = {
     "claims": claims_table,
     "headline": _headline_table,
     "speed": _speed_table,
+    "gpu": _gpu_table,
 }
