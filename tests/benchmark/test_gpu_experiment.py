@@ -121,6 +121,10 @@ def test_a_gpu_leaves_records_and_the_page_shows_them_where_there_is_none(
     assert [q["scheme"] for q in preparations["quantization"]] == ["w8a8"]
     assert len(preparations["synthesis"]) == 3
 
+    again = list(gpu_experiment.measure(parameters))
+    assert again == ["tiny, layers", "tiny, preparation"], "what is there is not measured again"
+    assert read_benchmarks(folder / "gpu") == records
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     shown = gpu_experiment.gpu_experiment(parameters)
     assert list(shown.records) == records and shown.current and not shown.missing
@@ -145,6 +149,30 @@ def test_without_gpu_and_records_the_page_says_so(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="no GPU here and no record"):
         gpu_experiment.gpu_experiment(Parameters(profile="smoke", root=root))
+
+
+def test_compiled_networks_come_last_beside_the_baseline_and_ours() -> None:
+    plan = BenchmarkPlan(systems=("torch-cuda:float32", "torch-compile:float16", *SYSTEMS[1:]),
+                         baseline="torch-cuda:float32")  # fmt: skip
+    first, last = gpu_experiment._parts(plan)
+    assert first.systems == SYSTEMS
+    assert last.systems == ("torch-cuda:float32", "torch-compile:float16", "triton:int8")
+    plain = replace(plan, systems=SYSTEMS)
+    assert gpu_experiment._parts(plain) == [plain]
+
+
+def test_the_command_stops_after_its_time(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(gpu_experiment, "measure", lambda _: iter(["first", "second"]))
+    assert gpu_experiment.main("smoke", "0") == 0 and capsys.readouterr().out == "first\n"
+    assert gpu_experiment.main("smoke") == 0 and capsys.readouterr().out == "first\nsecond\n"
+    monkeypatch.undo()
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_experiment.main("smoke") == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_plan_names_models_of_its_profile(root: Path) -> None:

@@ -1,13 +1,18 @@
 """The experiments of the page on speed on a GPU.
 
 Where there is a GPU they run and leave their records in the profile's folder of results; where
-there is none, the page shows the records that are there, each of which names its device.
+there is none, the page shows the records that are there, each of which names its device. A GPU is
+often lent, for minutes, on a machine without notebooks. So what is there for this device and these
+kernels is not measured again, and `python -m zqlib.benchmark.gpu_experiment local 300` begins
+nothing more after 300 seconds.
 """
 
 import json
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +31,18 @@ from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks, write_bench
 from zqlib.benchmark.simulate import predict_ms, relative_error
 from zqlib.benchmark.sources import Source
 from zqlib.digests import sources
-from zqlib.errors import InputError
+from zqlib.errors import InputError, ZqError
 from zqlib.files import read_json, write_json
 from zqlib.integer.backends.triton import Executor
 from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, provenance
 
-__all__ = ["GpuResults", "gpu_experiment", "measure"]
+__all__ = ["GpuResults", "gpu_experiment", "main", "measure"]
 
 _SYNTHESIS_STEPS = 40
 _KERNELS = "zqlib.integer.backends.triton"
+_OURS = "triton:int8"
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,9 @@ def gpu_experiment(parameters: Parameters) -> GpuResults:
 
 
 def measure(parameters: Parameters) -> Iterator[str]:
-    """Measure model after model, and write each record when it is there.
+    """Measure model after model what is not there yet, and write each record at once.
+
+    Compiled networks come last: they take minutes, and only ratios to their own rounds.
 
     Yields:
         What has been done, for whoever has to stop early.
@@ -94,15 +102,17 @@ def measure(parameters: Parameters) -> Iterator[str]:
     """
     plan = _plan(parameters)
     folder = parameters.load_profile().folder(parameters.root)
+    given = (parameters.root, parameters.profile)
     for source, caveats in profile_sources(parameters, plan):
-        records = []
-        for measured in compare(
-            plan, source, parameters.root, parameters.profile, caveats, details=_made_of()
-        ):
-            for record in measured:
-                write_benchmark(folder / "gpu", record)
-            records += measured
-            yield f"{source.name}, batch {measured[0].batch}, {measured[0].audio_s:g} s"
+        for part in _parts(plan):
+            cases = [c for c in plan.cases if _lacking(folder, source, part, c)]
+            for measured in compare(part, source, *given, caveats, cases, details=_made_of()):
+                case = measured[0]
+                lacking = _lacking(folder, source, part, Case(case.batch, case.audio_s, 1))
+                for record in measured:
+                    if f"{record.engine}:{record.precision}" in lacking:
+                        write_benchmark(folder / "gpu", record)
+                yield f"{source.name}, batch {case.batch}, {case.audio_s:g} s"
         common = {
             "profile": parameters.profile,
             "model": source.name,
@@ -111,6 +121,7 @@ def measure(parameters: Parameters) -> Iterator[str]:
             "commit": commit(parameters.root),
             "provenance": provenance(model_sha256=source.digest, **_made_of()),
         }
+        records = [r for r in read_benchmarks(folder / "gpu") if r.model == source.name]
         layers = _layers(plan, source, records)
         write_json(folder / "gpu-layers" / f"{source.name}.json", common | layers)
         yield f"{source.name}, layers"
@@ -124,6 +135,26 @@ def _plan(parameters: Parameters) -> BenchmarkPlan:
     if plan is None:
         raise InputError(f"The profile {parameters.profile!r} names nothing to time on a GPU.")
     return plan
+
+
+def _parts(plan: BenchmarkPlan) -> list[BenchmarkPlan]:
+    """The plan without compiled networks, then these beside the baseline and our kernels."""
+    compiled = tuple(system for system in plan.systems if system.startswith("torch-compile"))
+    others = tuple(system for system in plan.systems if system not in compiled)
+    beside = tuple(dict.fromkeys((plan.baseline, *compiled, _OURS)))
+    return [replace(plan, systems=s) for s in (others, beside if compiled else ()) if s]
+
+
+def _lacking(folder: Path, source: Source, plan: BenchmarkPlan, case: Case) -> list[str]:
+    """The systems of a plan that have no record of a case, of this device and these kernels."""
+    found = {
+        f"{r.engine}:{r.precision}"
+        for r in read_benchmarks(folder / "gpu")
+        if (r.model, r.batch, r.audio_s) == (source.name, case.batch, case.audio_s)
+        and r.device == engine_device(r.engine)
+        and r.provenance["kernels"] == _kernels()
+    }
+    return [system for system in plan.systems if system not in found]
 
 
 def _missing(parameters: Parameters, records: Sequence[BenchmarkRecord]) -> list[str]:
@@ -209,3 +240,21 @@ def _preparation(source: Source) -> dict[str, Any]:
         "synthesis": synthesis_speeds(model, "cuda", _SYNTHESIS_STEPS),
         "quantization": quantization_times(model, "cuda"),
     }
+
+
+def main(profile: str, seconds: str = "inf") -> int:
+    """Measure in this checkout; begin nothing more after so many seconds."""
+    end = time.monotonic() + float(seconds)
+    try:
+        for done in measure(Parameters(profile=profile)):
+            print(done, flush=True)
+            if time.monotonic() > end:
+                break
+    except ZqError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
