@@ -97,30 +97,26 @@ def test_fallback_without_exact_int_mm_gives_the_same(
     assert torch.equal(without.tokens, with_int_mm.tokens)
 
 
-def test_an_int_mm_that_refuses_unsigned_bytes_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def refusing_int_mm(x: Tensor, weight: Tensor) -> Tensor:
     """As that of torch 2.11 on a CPU does."""
+    if x.dtype == torch.uint8:
+        raise RuntimeError("expected int8")
+    return x.int() @ weight.int()
 
-    def refusing(x: Tensor, weight: Tensor) -> Tensor:
-        if x.dtype == torch.uint8:
-            raise RuntimeError("expected int8")
-        return x.int() @ weight.int()
 
+def saturating_int_mm(x: Tensor, weight: Tensor) -> Tensor:
+    """As on processors without VNNI."""
+    pairs = x.int()[:, :, None] * weight.int()[None]
+    pairs = (pairs[:, ::2] + pairs[:, 1::2]).clamp(-(2**15), 2**15 - 1)
+    return pairs.sum(1, dtype=torch.int32)
+
+
+@pytest.mark.parametrize("int_mm", [refusing_int_mm, saturating_int_mm])
+def test_an_int_mm_that_will_not_do_is_noticed(
+    int_mm: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     products._int_mm_is_exact.cache_clear()
-    monkeypatch.setattr(torch, "_int_mm", refusing)
-    try:
-        assert not products._int_mm_is_exact()
-    finally:
-        products._int_mm_is_exact.cache_clear()
-
-
-def test_saturating_int_mm_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def saturating(x: Tensor, weight: Tensor) -> Tensor:
-        pairs = x.int()[:, :, None] * weight.int()[None]
-        pairs = (pairs[:, ::2] + pairs[:, 1::2]).clamp(-(2**15), 2**15 - 1)
-        return pairs.sum(1, dtype=torch.int32)
-
-    products._int_mm_is_exact.cache_clear()
-    monkeypatch.setattr(torch, "_int_mm", saturating)
+    monkeypatch.setattr(torch, "_int_mm", int_mm)
     try:
         assert not products._int_mm_is_exact()
     finally:
