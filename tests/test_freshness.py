@@ -89,6 +89,23 @@ def test_a_page_is_what_it_was_made_from(root: Path, change: str) -> None:
     assert statuses(root, "smoke")["wer"] == expected
 
 
+def test_only_what_times_an_engine_depends_on_it(root: Path) -> None:
+    executor = "zqlib.integer.backends.{}.executor"
+    edit_profile(root, benchmark={"systems": ["cpu:int8"], "baseline": "cpu:int8"})
+    edit_profile(root, gpu={"systems": ["triton:int8"], "baseline": "triton:int8"})
+    reached = {
+        name: made_from(root, name, {"profile": "smoke"}, {})["sources"]
+        for name in ("wer", "benchmark", "gpu")
+    }
+    expected = {"wer": (False, False), "benchmark": (True, False), "gpu": (False, True)}
+    for name, engines in expected.items():
+        assert (
+            executor.format("cpu") in reached[name],
+            executor.format("triton") in reached[name],
+        ) == engines
+    assert "zqlib.integer.reference" in reached["wer"]
+
+
 def test_status_prints_every_page(zq: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "tiny.nemo").unlink()
     monkeypatch.chdir(root)
