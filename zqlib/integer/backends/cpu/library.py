@@ -44,9 +44,9 @@ class Library:
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
         self._lanes, self._panel_width = loaded.zq_lanes, loaded.zq_panel_width
-        self._offset = loaded.zq_offset
+        self._depth, self._offset = loaded.zq_depth, loaded.zq_offset
         self._scratch_bytes, self._run = loaded.zq_scratch_bytes, loaded.zq_run
-        for property_ in (self._lanes, self._panel_width, self._offset):
+        for property_ in (self._lanes, self._panel_width, self._depth, self._offset):
             property_.argtypes = [ctypes.c_char_p]
         self._scratch_bytes.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
         self._scratch_bytes.restype = ctypes.c_int64
@@ -60,6 +60,10 @@ class Library:
     def panel_width(self, instruction_set: str) -> int:
         """Output channels of a panel of weights."""
         return int(self._panel_width(instruction_set.encode()))
+
+    def depth(self, instruction_set: str) -> int:
+        """Weights of an output channel that its dot product adds to a lane."""
+        return int(self._depth(instruction_set.encode()))
 
     def offset(self, instruction_set: str) -> int:
         """What its dot product takes off every byte of activations."""
