@@ -62,9 +62,7 @@ void run(const Planar& conv, const Worker& worker) {
                     worker.index * turned_elements<V>(conv);
   const int64_t band_bytes = conv.planes * sizeof(typename V::Operand);
   const int64_t frame_bytes = padded_bands(conv) * band_bytes;
-  worker.share(conv.batch * panels * conv.out_frames, [&](int64_t task) {
-    const int64_t t = task % conv.out_frames, image = task / conv.out_frames % conv.batch;
-    const int64_t panel = task / conv.out_frames / conv.batch;
+  const auto multiply_frame = [&](int64_t panel, int64_t image, int64_t t) {
     const int64_t plane = panel * width, left = conv.out_planes - plane;
     const int64_t planes = left < width ? left : width;
     const Rows rows = {
@@ -89,7 +87,24 @@ void run(const Planar& conv, const Worker& worker) {
     });
     const int64_t columns = planes * conv.out_bands;
     emit<V>(conv.output, {turned, columns, 1, columns, plane * conv.out_bands, out_row, 1});
-  });
+  };
+  if constexpr (widens<V>) {  // some frames meet all panels while they are near
+    constexpr int64_t most = 8;
+    const int64_t blocks = (conv.out_frames + most - 1) / most;
+    worker.share(conv.batch * blocks, [&](int64_t task) {
+      const int64_t block = task % blocks;
+      const int64_t begin = conv.out_frames * block / blocks;
+      const int64_t end = conv.out_frames * (block + 1) / blocks;
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        for (int64_t t = begin; t < end; ++t) multiply_frame(panel, task / blocks, t);
+      }
+    });
+  } else {
+    worker.share(conv.batch * panels * conv.out_frames, [&](int64_t task) {
+      multiply_frame(task / conv.out_frames / conv.batch, task / conv.out_frames % conv.batch,
+                     task % conv.out_frames);
+    });
+  }
 }
 
 }  // namespace
