@@ -26,7 +26,8 @@ _KERNELS = Path(__file__).parent / "kernels"
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fwrapv", "-pthread")
 _VNNI = ("f", "bw", "dq", "vl", "vnni")
 _X86_64 = {
-    "avx2.cpp": ("-mavx2",),
+    # GCC would keep products of the next iteration, for which there are no registers.
+    "avx2.cpp": ("-mavx2", "-fno-predictive-commoning"),
     "avx_vnni.cpp": ("-mavx2", "-mavxvnni"),
     "avx512_vnni.cpp": (*(f"-mavx512{part}" for part in _VNNI), "-mprefer-vector-width=512"),
 }
