@@ -3,7 +3,8 @@
 A run notes in `results/<profile>/provenance/<notebook>.json` what a page was made from and what it
 has left. Compared with that are the notebook's code, its parameters, its part of the profile, the
 modules of zqlib that it reaches, the packages that these import, and the digests of models and
-data. What this machine does not have is reported as not checked.
+data. Engines that a page does not time are left out: all give the same integers. What this machine
+does not have is reported as not checked.
 """
 
 import ast
