@@ -62,7 +62,6 @@ def test_conv1d(
 @reproducible
 @given(
     unsigned=st.booleans(),
-    with_requantize=st.booleans(),
     channels=st.integers(1, 70),
     out=st.integers(1, 70),
     stride=st.integers(1, 3),
@@ -73,37 +72,36 @@ def test_conv1d(
     seed=st.integers(0, 2**31),
 )
 def test_pointwise(
-    unsigned: bool, with_requantize: bool, channels: int, out: int, stride: int, frames: int,
-    shorter: int, batch: int, threads: int, seed: int,
+    unsigned: bool, channels: int, out: int, stride: int, frames: int, shorter: int, batch: int,
+    threads: int, seed: int,
 ) -> None:  # fmt: skip
-    """As many frames as are cut into several blocks, and utterances that end within each."""
+    """So many frames that they are computed in parts, and utterances that end within any."""
     kind = kind_of(channels, 8, unsigned)
     weight = integers((out, channels, 1), -127, 127, torch.int8, seed)
     conv = Conv1d("conv", "x", "acc", weight, None, 8, stride, 0, 1, 1)
-    operators, types = [conv], {"x": kind, "acc": ACCUMULATOR(out), "y": kind_of(out, 8, True)}
-    if with_requantize:
-        terms = (Term("acc", *dyadic(torch.full((out,), 2.0**-12).double())),)
-        operators.append(Requantize("down", terms, "y"))
+    terms = (Term("acc", *dyadic(torch.full((out,), 2.0**-12).double())),)
+    types = {"x": kind, "acc": ACCUMULATOR(out), "y": kind_of(out, 8, True)}
     x = integers((batch, channels, frames), kind.low, kind.high, kind.dtype, seed + 1)
     lengths = torch.tensor([min(shorter, frames), *[frames] * (batch - 1)])
-    assert_same(program_of(types, *operators), x, lengths, threads)
+    assert_same(program_of(types, conv), x, lengths, threads)
+    assert_same(program_of(types, conv, Requantize("down", terms, "y")), x, lengths, threads)
 
 
+@pytest.mark.parametrize("taps", [1, 5, 129])
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize("container", [SIGNED, UNSIGNED])
 @pytest.mark.parametrize("extreme", [-127, 127])
 def test_conv1d_at_the_extremes(
-    extreme: int, container: tuple[torch.dtype, int, int], depthwise: bool
+    extreme: int, container: tuple[torch.dtype, int, int], depthwise: bool, taps: int
 ) -> None:
     """Where products added in pairs would saturate 16 bits, and their sums would soon."""
     dtype, low, high = container
     channels, out, groups = (48, 48, 48) if depthwise else (256, 32, 1)
-    for taps in (1, 5, 129):
-        weight = torch.full((out, channels // groups, taps), extreme, dtype=torch.int8)
-        program = single_conv(weight, None, TensorType(channels, dtype, low, high), groups=groups)
-        for value in (low, high):
-            x = torch.full((1, channels, 140), value).to(dtype)
-            assert_same(program, x, torch.tensor([140]))
+    weight = torch.full((out, channels // groups, taps), extreme, dtype=torch.int8)
+    program = single_conv(weight, None, TensorType(channels, dtype, low, high), groups=groups)
+    for value in (low, high):
+        x = torch.full((1, channels, 140), value).to(dtype)
+        assert_same(program, x, torch.tensor([140]))
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
