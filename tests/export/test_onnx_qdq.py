@@ -8,6 +8,7 @@ import pytest
 import tiny
 import tiny_conformer
 import torch
+from hardware import needs_exact_products
 from onnx import TensorProto
 from tiny import BLOCKS, features
 from torch import Tensor
@@ -108,6 +109,7 @@ def test_every_layer_runs_in_integers(name: str) -> None:
     assert len(count.float_products) == (attention if name == "conformer" else 0)
 
 
+@needs_exact_products
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("name", NAMES)
 def test_qdq_follows_the_float_and_the_integer_model(name: str, flavour: str) -> None:

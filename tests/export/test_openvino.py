@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hardware import needs_exact_products
 from test_onnx_qdq import FLAVOURS, NAMES, case, run, snr_db, valid
 
 from zqlib.export.openvino import OpenVinoModel
 
 
+@needs_exact_products
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("name", NAMES)
 def test_openvino_computes_what_onnx_runtime_does(name: str, flavour: str) -> None:

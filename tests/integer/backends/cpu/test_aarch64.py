@@ -33,10 +33,16 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     "test",
     [
         convolutions.test_conv1d,
-        partial(convolutions.test_conv1d_at_the_extremes, 127, SIGNED, False),
-        partial(convolutions.test_conv1d_at_the_extremes, -127, SIGNED, True),
-        partial(convolutions.test_conv1d_at_the_extremes, -127, UNSIGNED, False),
-        partial(convolutions.test_conv1d_at_the_extremes, 127, UNSIGNED, True),
+        *(
+            partial(convolutions.test_conv1d_at_the_extremes, extreme, kind, depthwise, taps)
+            for extreme, kind, depthwise in [
+                (127, SIGNED, False),
+                (-127, SIGNED, True),
+                (-127, UNSIGNED, False),
+                (127, UNSIGNED, True),
+            ]
+            for taps in (1, 5)
+        ),
         partial(convolutions.test_accumulator_at_the_ends_of_int32, False),
         partial(convolutions.test_accumulator_at_the_ends_of_int32, True),
         convolutions.test_conv2d,
