@@ -55,8 +55,9 @@ book: $(STAMP_REPRODUCE)
 	$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 	@echo "the book: _build/html/index.html"
 
+# A worker per core, each of one thread.
 test: $(STAMP_TEST)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP_TEST)
 	$(BIN)/ruff format --check .
