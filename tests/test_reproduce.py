@@ -312,6 +312,16 @@ def test_parameters_count_as_a_change(root: Path, executed: list[str]) -> None:
     assert executed == ["wer"] * 5
 
 
+def test_what_is_left_out_stays_as_it_is(root: Path, executed: list[str]) -> None:
+    reproduce(root, "smoke", without=["wer", "exports"])
+    assert executed == [name for name in ALL if name not in ("wer", "exports")]
+    reproduce(root, "smoke", "wer", without=["exports"])
+    assert executed[-1] == "wer"
+    for name, message in (("plots", "'plots' is unknown"), ("wer", "both asked for and left out")):
+        with pytest.raises(InputError, match=message):
+            reproduce(root, "smoke", "wer", without=[name])
+
+
 @pytest.mark.parametrize(
     ("only", "parameters", "message"),
     [

@@ -225,6 +225,9 @@ def reproduce(
         str | None,
         typer.Option(help="one notebook: synthesis, wer, layers, ablation, budget, exports ..."),
     ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="a notebook to leave as it is; may be repeated")
+    ] = None,
     parameter: Annotated[
         list[str] | None,
         typer.Option("-p", "--parameter", help="name=value for the notebooks; lists by commas"),
@@ -241,7 +244,11 @@ def reproduce(
     from zqlib.reproduce import reproduce as run
 
     values = parse_parameters(parameter or [])
-    for path in run(Path("."), profile, only, values, force, on=on, shards=shards, dry_run=dry_run):
+    pages = run(
+        Path("."), profile, only, values, force,
+        without=without or (), on=on, shards=shards, dry_run=dry_run,
+    )  # fmt: skip
+    for path in pages:
         print(path)
 
 

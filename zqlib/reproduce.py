@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def reproduce(
     parameters: Mapping[str, Any] | None = None,
     force: bool = False,
     *,
+    without: Collection[str] = (),
     on: str | None = None,
     shards: int = 1,
     dry_run: bool = False,
@@ -45,6 +46,7 @@ def reproduce(
         only: one notebook instead of all.
         parameters: notebook parameters beside the profile.
         force: execute the notebooks although nothing changed.
+        without: notebooks to leave as they are, such as those that time this machine.
         on: a folder of `workflow/` that says where jobs run (`slurm`, `kubernetes`); None for here.
         shards: parts that every evaluation is cut into; the results do not depend on it.
         dry_run: only print the jobs.
@@ -57,8 +59,13 @@ def reproduce(
             another run is at work.
         RunError: a job failed.
     """
-    if only is not None and only not in NOTEBOOKS:
-        raise InputError(f"The notebook {only!r} is unknown; use one of {', '.join(NOTEBOOKS)}.")
+    for name in [*([only] if only is not None else []), *without]:
+        if name not in NOTEBOOKS:
+            raise InputError(
+                f"The notebook {name!r} is unknown; use one of {', '.join(NOTEBOOKS)}."
+            )
+    if only in without:
+        raise InputError(f"{only} is both asked for and left out; drop --only or --without.")
     if parameters and "profile" in parameters:
         raise InputError("The profile is no free parameter; choose it with --profile.")
     if shards < 1:
@@ -74,7 +81,7 @@ def reproduce(
         split.resolve(root)  # built or fetched, where the profile names no manifest
     digests = inputs(root, cut, required=True)
     with alone(root / "work" / "lock"):
-        names = [only] if only else shown
+        names = [name for name in ([only] if only else shown) if name not in without]
         pages = {name: made_from(root, name, values, digests) for name in names}
         planned = plan(root, values, pages, shards)
         stale = []
