@@ -13,12 +13,11 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from zqlib.models.layers import valid_frames
 from zqlib.quantization.calibrate import activation_levels, zero_points
-from zqlib.quantization.graph import FloatGraph, Value, execute
+from zqlib.quantization.graph import FloatGraph, Value, execute, joined
 from zqlib.quantization.nodes import FloatConv, FloatConv2d, FloatOperator
 from zqlib.quantization.patches import weight_rows
 from zqlib.quantization.scheme import QuantScheme
@@ -65,9 +64,7 @@ def reconstruct(
         clipped = x.clamp((low - zero) * scale, (high - zero) * scale)
         return clipped + (torch.round(clipped / scale) * scale - clipped).detach()
 
-    most = max(features.shape[2] for features, _ in batches)
-    features = torch.cat([functional.pad(x, (0, most - x.shape[2])) for x, _ in batches])
-    lengths = torch.cat([lengths for _, lengths in batches])
+    features, lengths = joined(batches)
     x = features.unsqueeze(2).contiguous(memory_format=torch.channels_last)
     exact: dict[str, Value] = {graph.input: (x, lengths)}
     actual: dict[str, Value] = {graph.input: (activated(graph.input, x), lengths)}
