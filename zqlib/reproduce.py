@@ -59,8 +59,8 @@ def reproduce(
             another run is at work.
         RunError: a job failed.
     """
-    for name in [*([only] if only is not None else []), *without]:
-        if name not in NOTEBOOKS:
+    for name in (only, *without):
+        if name is not None and name not in NOTEBOOKS:
             raise InputError(
                 f"The notebook {name!r} is unknown; use one of {', '.join(NOTEBOOKS)}."
             )
@@ -81,7 +81,7 @@ def reproduce(
         split.resolve(root)  # built or fetched, where the profile names no manifest
     digests = inputs(root, cut, required=True)
     with alone(root / "work" / "lock"):
-        names = [name for name in ([only] if only else shown) if name not in without]
+        names = [only] if only else [name for name in shown if name not in without]
         pages = {name: made_from(root, name, values, digests) for name in names}
         planned = plan(root, values, pages, shards)
         stale = []
