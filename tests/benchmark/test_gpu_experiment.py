@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from zqlib.benchmark.plan import BenchmarkPlan
 from zqlib.benchmark.record import read_benchmarks
 from zqlib.errors import InputError
 from zqlib.files import read_json, write_json
-from zqlib.freshness import made_from
 from zqlib.integer.backends.triton import executor, profile
 from zqlib.models import load_model
 from zqlib.parameters import Parameters
@@ -231,23 +230,6 @@ def test_a_worker_of_the_gpu_waits_in_this_process(
         before = engine.runs
         assert len(one.measure(3)) == 3 and engine.runs == before + 4
         assert one.layers() == {"integer": 1, "float": 0} and one.memory_mb() == 0
-
-
-@pytest.mark.parametrize(
-    ("key", "systems", "page", "counts"),
-    [
-        ("gpu", SYSTEMS, "gpu", True),
-        ("benchmark", ("torch:float32", "cpu:int8"), "benchmark", False),
-        ("benchmark", ("torch:float32", "triton:int8"), "benchmark", True),
-        ("gpu", SYSTEMS, "wer", False),
-    ],
-)
-def test_kernels_of_a_gpu_count_only_where_a_plan_names_them(
-    root: Path, key: str, systems: Sequence[str], page: str, counts: bool
-) -> None:
-    edit_plan(root, key, systems=systems, baseline=systems[0])
-    made = made_from(root, page, {"profile": "smoke"}, {})
-    assert any(name.startswith(KERNELS) for name in made["sources"]) == counts
 
 
 def test_the_data_sheet_has_what_the_plan_measures() -> None:
