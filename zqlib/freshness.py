@@ -221,7 +221,7 @@ def _left(folder: Path, name: str) -> dict[str, str]:
         "benchmark": ["roofline", "synthesis-speed"],
         "gpu": ["gpu-layers", "gpu-preparation"],
     }.get(name, [])
-    kept = (path for kind in [name, *beside] for path in folder.glob(f"{kind}/*"))
+    kept = (path for kind in [name, *beside] for path in folder.glob(f"{kind}/**/*"))
     paths = [page(folder, name), *kept, *records, *heard]
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)

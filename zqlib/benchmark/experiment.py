@@ -2,6 +2,7 @@
 
 Each case is measured once and kept below `work/` under a name made of everything that it depends
 on; interrupted, the experiment goes on with the next one. Timings are not the same bytes twice.
+Each kind of machine has a folder for its records: a run replaces those of its own and no others.
 """
 
 import json
@@ -27,12 +28,15 @@ from zqlib.digests import cache_key
 from zqlib.errors import InputError
 from zqlib.files import write_json
 from zqlib.integer.program import Program
+from zqlib.machines import device_folder
 from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
 
 __all__ = [
     "benchmark_experiment",
+    "benchmark_plan",
+    "machine_folder",
     "profile_sources",
     "roofline_experiment",
     "synthesis_experiment",
@@ -49,7 +53,7 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
     Raises:
         InputError: the profile has no benchmark, or see `zqlib.benchmark.compare.compare`.
     """
-    plan = _plan(parameters)
+    plan = benchmark_plan(parameters)
     root, profile = parameters.root, parameters.profile
     records = []
     for source, caveats in profile_sources(parameters, plan):
@@ -71,8 +75,14 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
         for folder in folders.values():
             records += _kept(folder)
     for record in records:
-        write_benchmark(root / "results" / profile / "benchmark", record)
+        write_benchmark(machine_folder(parameters, "benchmark"), record)
     return records
+
+
+def machine_folder(parameters: Parameters, kind: str) -> Path:
+    """Where this machine's records of a kind lie: `benchmark`, `roofline`, `synthesis-speed`."""
+    results = parameters.load_profile().folder(parameters.root)
+    return device_folder(results / kind, device_name())
 
 
 def _kept(folder: Path) -> list[BenchmarkRecord]:
@@ -96,7 +106,7 @@ def roofline_experiment(
     Raises:
         InputError: the profile has no benchmark.
     """
-    plan = _plan(parameters)
+    plan = benchmark_plan(parameters)
     peaks = {threads: measure_peak(threads) for threads in plan.threads}
     for source, caveats in profile_sources(parameters, plan):
         model = source.load()
@@ -146,8 +156,7 @@ def roofline_experiment(
             "provenance": provenance(model_sha256=source.digest, plan=plan.to_json()),
         }  # fmt: skip
         record = json.loads(json.dumps(record))  # as it is read back: tuples become lists
-        folder_of_results = parameters.root / "results" / parameters.profile / "roofline"
-        write_json(folder_of_results / f"{source.name}.json", record)
+        write_json(machine_folder(parameters, "roofline") / f"{source.name}.json", record)
         yield record
 
 
@@ -160,7 +169,7 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: the profile has no benchmark.
     """
-    plan = _plan(parameters)
+    plan = benchmark_plan(parameters)
     threads, before = max(plan.threads), torch.get_num_threads()
     for source, caveats in profile_sources(parameters, replace(plan, random=())):
         torch.set_num_threads(threads)
@@ -179,12 +188,16 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
             "commit": commit(parameters.root),
             "provenance": provenance(model_sha256=source.digest),
         }
-        folder = parameters.load_profile().folder(parameters.root)
-        write_json(folder / "synthesis-speed" / f"{source.name}.json", record)
+        write_json(machine_folder(parameters, "synthesis-speed") / f"{source.name}.json", record)
         yield record
 
 
-def _plan(parameters: Parameters) -> BenchmarkPlan:
+def benchmark_plan(parameters: Parameters) -> BenchmarkPlan:
+    """What a profile times.
+
+    Raises:
+        InputError: the profile has no benchmark.
+    """
     plan = parameters.load_profile().benchmark
     if plan is None:
         raise InputError(f"The profile {parameters.profile!r} names no benchmark.")

@@ -8,7 +8,6 @@ nothing more after 300 seconds.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -36,6 +35,7 @@ from zqlib.digests import sources
 from zqlib.errors import InputError, ZqError
 from zqlib.files import read_json, write_json
 from zqlib.integer.backends.triton import Executor
+from zqlib.machines import unchanged_since
 from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, provenance
@@ -87,7 +87,7 @@ def gpu_experiment(parameters: Parameters) -> GpuResults:
             f"There is no GPU here and no record in {folder / 'gpu'}; run this page on a machine "
             "with an NVIDIA GPU first."
         )
-    current = all(_are_kernels_of(parameters.root, commit) for commit in commits)
+    current = all(unchanged_since(parameters.root, commit, _KERNELS) for commit in commits)
     return GpuResults(records, layers, preparations, current, _missing(parameters, records))
 
 
@@ -194,16 +194,6 @@ def _missing(parameters: Parameters, records: Sequence[BenchmarkRecord]) -> list
                 words = f"`{source.name}`, batch {case.batch}, {case.audio_s:g} s: {what}"
                 missing.append(words)
     return missing
-
-
-def _are_kernels_of(root: Path, commit: str) -> bool:
-    """Whether a checkout has the kernels of a commit; of one that it does not know, it has not.
-
-    Their digests cannot tell: those of another version of Python are others.
-    """
-    folder = "/".join(_KERNELS.split("."))
-    command = ["git", "-C", str(root), "diff", "--quiet", commit, "--", folder]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _kernels() -> dict[str, str]:
