@@ -11,7 +11,7 @@ from zqlib.experiments.bit_operations import bit_operations
 from zqlib.experiments.exports import exports_elsewhere
 from zqlib.files import write_json
 from zqlib.integer.operators import Attention, Conv1d, Conv2d
-from zqlib.machines import device_folder
+from zqlib.machines import machine_folder
 from zqlib.parameters import Parameters
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.results import device_name
@@ -60,8 +60,9 @@ def test_attention_multiplies_two_activations() -> None:
 
 def test_records_of_other_machines_stay_and_are_known_to_be_old(tmp_path: Path) -> None:
     root = write_project(tmp_path, 1)
-    for device in (device_name(), "CPU Babbage with steam, 1 cores"):
-        path = device_folder(root / "results/smoke/exports", device) / "tiny.json"
-        write_json(path, {"device": device, "commit": "of 1843"})
+    folder = root / "results/smoke/exports"
+    elsewhere = {"device": "CPU Babbage with steam, 1 cores", "commit": "of 1843"}
+    write_json(folder / "babbage" / "tiny.json", elsewhere)
+    write_json(machine_folder(folder) / "tiny.json", elsewhere | {"device": device_name()})
     [(record, current)] = exports_elsewhere(Parameters(profile="smoke", root=root))
     assert record["device"] == "CPU Babbage with steam, 1 cores" and not current

@@ -4,12 +4,19 @@ import re
 import subprocess
 from pathlib import Path
 
-__all__ = ["device_folder", "unchanged_since"]
+from zqlib.results import device_name
+
+__all__ = ["machine_folder", "other_machines", "unchanged_since"]
 
 
-def device_folder(folder: Path, device: str) -> Path:
-    """Where the results of one kind of machine lie, below those of all."""
-    return folder / re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+def machine_folder(folder: Path) -> Path:
+    """Where this kind of machine's results lie, below those of all."""
+    return folder / re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
+
+
+def other_machines(folder: Path) -> list[Path]:
+    """The folders of other kinds of machines there, sorted."""
+    return sorted(path for path in folder.glob("*/") if path != machine_folder(folder))
 
 
 def unchanged_since(root: Path, commit: str, package: str) -> bool:

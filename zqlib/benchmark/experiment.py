@@ -28,7 +28,7 @@ from zqlib.digests import cache_key
 from zqlib.errors import InputError
 from zqlib.files import write_json
 from zqlib.integer.program import Program
-from zqlib.machines import device_folder
+from zqlib.machines import machine_folder
 from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
@@ -36,7 +36,6 @@ from zqlib.results import commit, device_name, provenance
 __all__ = [
     "benchmark_experiment",
     "benchmark_plan",
-    "machine_folder",
     "profile_sources",
     "roofline_experiment",
     "synthesis_experiment",
@@ -74,15 +73,10 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
                     write_benchmark(folders[case], record)
         for folder in folders.values():
             records += _kept(folder)
+    results = machine_folder(parameters.load_profile().folder(root) / "benchmark")
     for record in records:
-        write_benchmark(machine_folder(parameters, "benchmark"), record)
+        write_benchmark(results, record)
     return records
-
-
-def machine_folder(parameters: Parameters, kind: str) -> Path:
-    """Where this machine's records of a kind lie: `benchmark`, `roofline`, `synthesis-speed`."""
-    results = parameters.load_profile().folder(parameters.root)
-    return device_folder(results / kind, device_name())
 
 
 def _kept(folder: Path) -> list[BenchmarkRecord]:
@@ -156,7 +150,8 @@ def roofline_experiment(
             "provenance": provenance(model_sha256=source.digest, plan=plan.to_json()),
         }  # fmt: skip
         record = json.loads(json.dumps(record))  # as it is read back: tuples become lists
-        write_json(machine_folder(parameters, "roofline") / f"{source.name}.json", record)
+        folder_of_results = parameters.load_profile().folder(parameters.root) / "roofline"
+        write_json(machine_folder(folder_of_results) / f"{source.name}.json", record)
         yield record
 
 
@@ -188,7 +183,8 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
             "commit": commit(parameters.root),
             "provenance": provenance(model_sha256=source.digest),
         }
-        write_json(machine_folder(parameters, "synthesis-speed") / f"{source.name}.json", record)
+        folder = parameters.load_profile().folder(parameters.root) / "synthesis-speed"
+        write_json(machine_folder(folder) / f"{source.name}.json", record)
         yield record
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from zqlib.benchmark.experiment import (
     benchmark_experiment,
     benchmark_plan,
-    machine_folder,
     profile_sources,
     roofline_experiment,
     synthesis_experiment,
@@ -17,7 +16,7 @@ from zqlib.benchmark.experiment import (
 from zqlib.benchmark.plan import Case
 from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks
 from zqlib.files import read_json
-from zqlib.machines import unchanged_since
+from zqlib.machines import machine_folder, other_machines, unchanged_since
 from zqlib.parameters import Parameters
 
 __all__ = ["MachineSpeeds", "speed_experiment"]
@@ -54,9 +53,9 @@ def speed_experiment(parameters: Parameters) -> list[MachineSpeeds]:
     """
     list(roofline_experiment(parameters, benchmark_experiment(parameters)))
     list(synthesis_experiment(parameters))
-    here = machine_folder(parameters, "roofline")
-    others = sorted(folder for folder in here.parent.iterdir() if folder != here)
-    return [_read(parameters, folder.name) for folder in (here, *others)]
+    folder = parameters.load_profile().folder(parameters.root) / "roofline"
+    machines = (machine_folder(folder), *other_machines(folder))
+    return [_read(parameters, machine.name) for machine in machines]
 
 
 def _read(parameters: Parameters, machine: str) -> MachineSpeeds:

@@ -19,7 +19,7 @@ from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import read_json, write_json
 from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.integer.packing import stored_bits
-from zqlib.machines import device_folder, unchanged_since
+from zqlib.machines import machine_folder, other_machines, unchanged_since
 from zqlib.noise import noise_batches
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
@@ -65,7 +65,7 @@ def exports_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
                 model_sha256=checkpoint.sha256, data_sha256=checkpoint.data_sha256(split)
             ),
         }
-        folder = device_folder(profile.folder(root) / "exports", device_name())
+        folder = machine_folder(profile.folder(root) / "exports")
         write_json(folder / f"{checkpoint.name}.json", record)
         yield record
 
@@ -77,8 +77,8 @@ def exports_elsewhere(parameters: Parameters) -> list[tuple[dict[str, Any], bool
         Each record, and whether zqlib has not changed since.
     """
     folder = parameters.load_profile().folder(parameters.root) / "exports"
-    here = device_folder(folder, device_name())
-    records = [read_json(p) for p in sorted(folder.glob("*/*.json")) if p.parent != here]
+    paths = (path for other in other_machines(folder) for path in sorted(other.glob("*.json")))
+    records = [read_json(path) for path in paths]
     return [(r, unchanged_since(parameters.root, r["commit"], "zqlib")) for r in records]
 
 
