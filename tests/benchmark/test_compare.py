@@ -96,22 +96,25 @@ class Metronome:
     def __init__(self, name: str, run_ms: float, turns: list[str]) -> None:
         self.name, self.run_ms, self.turns = name, run_ms, turns
         self.loaded = SimpleNamespace(first_run_ms=run_ms)
+        self.warmed = 0
 
-    def measure(self, repeats: int) -> list[float]:
+    def measure(self, repeats: int, warm_up: bool) -> list[float]:
         self.turns.append(self.name)
+        self.warmed += warm_up
         return [self.run_ms] * repeats
 
 
 def test_engines_take_turns_until_each_has_enough() -> None:
     turns: list[str] = []
-    times = {"fast": 1, "slow": 900, "slowest": 3000}
+    times = {"fast": 1, "slow": 900, "slowest": 3000, "endless": 47_000}
     workers: Any = [Metronome(name, run_ms, turns) for name, run_ms in times.items()]
     plan = BenchmarkPlan(repeats=30, max_s=10)
-    fast, slow, slowest = measure_rounds(workers, plan, tqdm(disable=True))
+    fast, slow, slowest, endless = measure_rounds(workers, plan, tqdm(disable=True))
     assert [*map(len, fast)] == [3] * 10
     assert [*map(len, slow)] == [3] * 5  # 13.5 s of the 10 that suffice, and no fewer rounds
-    assert [*map(len, slowest)] == [1] * 5
-    assert turns[:15] == [*times] * 5 and set(turns[15:]) == {"fast"}
+    assert [*map(len, slowest)] == [*map(len, endless)] == [1] * 5
+    assert turns[:20] == [*times] * 5 and set(turns[20:]) == {"fast"}
+    assert [worker.warmed for worker in workers] == [10, 5, 5, 0]
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,9 @@ class Worker:
         assert self._process.pid is not None
         return self._process.pid
 
-    def measure(self, repeats: int) -> list[float]:
+    def measure(self, repeats: int, warm_up: bool = True) -> list[float]:
         """Run once unmeasured, for caches and sleeping threads, then `repeats` times; in ms."""
-        return list(self._ask(repeats))
+        return list(self._ask((repeats, warm_up)))
 
     def memory_mb(self) -> float:
         """Peak of the memory since the model began to load, beyond what the process held before."""
@@ -150,9 +150,10 @@ class GpuWorker:
         """Of this process."""
         return os.getpid()
 
-    def measure(self, repeats: int) -> list[float]:
+    def measure(self, repeats: int, warm_up: bool = True) -> list[float]:
         """Run once unmeasured, then `repeats` times; in ms."""
-        self._engine.run()
+        if warm_up:
+            self._engine.run()
         return [_run_ms(self._engine.run) for _ in range(repeats)]
 
     def memory_mb(self) -> float:
@@ -186,8 +187,9 @@ def _serve(pipe: Connection, inputs: Inputs, cpus: Sequence[int]) -> None:
                     pipe.send(machine.rss_mb(peak=True) - before_mb)
                 case "layers":
                     pipe.send(engine.layers())
-                case repeats:
-                    engine.run()
+                case (repeats, warm_up):
+                    if warm_up:
+                        engine.run()
                     pipe.send([_run_ms(engine.run) for _ in range(repeats)])
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         return
