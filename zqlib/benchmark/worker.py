@@ -80,7 +80,7 @@ class Worker:
         return self._process.pid
 
     def measure(self, repeats: int, warm_up: bool = True) -> list[float]:
-        """Run once unmeasured, for caches and sleeping threads, then `repeats` times; in ms."""
+        """Run `repeats` times, in ms; before them once unmeasured, for caches and threads."""
         return list(self._ask((repeats, warm_up)))
 
     def memory_mb(self) -> float:
@@ -151,10 +151,8 @@ class GpuWorker:
         return os.getpid()
 
     def measure(self, repeats: int, warm_up: bool = True) -> list[float]:
-        """Run once unmeasured, then `repeats` times; in ms."""
-        if warm_up:
-            self._engine.run()
-        return [_run_ms(self._engine.run) for _ in range(repeats)]
+        """See `Worker.measure`."""
+        return _turn_ms(self._engine.run, repeats, warm_up)
 
     def memory_mb(self) -> float:
         """Peak of the GPU's memory that torch gave to it while it loaded and first ran."""
@@ -188,15 +186,19 @@ def _serve(pipe: Connection, inputs: Inputs, cpus: Sequence[int]) -> None:
                 case "layers":
                     pipe.send(engine.layers())
                 case (repeats, warm_up):
-                    if warm_up:
-                        engine.run()
-                    pipe.send([_run_ms(engine.run) for _ in range(repeats)])
+                    pipe.send(_turn_ms(engine.run, repeats, warm_up))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         return
     except ZqError as error:
         pipe.send(error)
     except Exception as error:  # an engine's own exceptions have no common base
         pipe.send(InputError(f"The engine {inputs.system} failed ({error}); leave it out."))
+
+
+def _turn_ms(run: Any, repeats: int, warm_up: bool) -> list[float]:
+    if warm_up:
+        run()
+    return [_run_ms(run) for _ in range(repeats)]
 
 
 def _run_ms(run: Any) -> float:
