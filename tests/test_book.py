@@ -7,6 +7,8 @@ from pathlib import Path
 import yaml
 from book_site import ROOT, build, copy_sources
 
+from zqlib.book.pages import records
+
 CHAPTERS = sorted(path.stem for path in (ROOT / "book").glob("*.md"))
 # what the browser loads by itself, as opposed to what a reader may click on
 LOADED = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src"}
@@ -37,6 +39,13 @@ def test_every_chapter_and_notebook_has_its_page(site: Path) -> None:
         assert (site / notebook.relative_to(ROOT).with_suffix(".html")).is_file()
     assert (site / "results/full/notebooks/made.html").is_file()
     assert (site / "index.html").is_file()
+
+
+def test_every_record_can_be_downloaded() -> None:
+    table = records(ROOT)
+    paths = [path.relative_to(ROOT).as_posix() for path in (ROOT / "results").rglob("*.json")]
+    assert paths
+    assert [path for path in paths if f"</{path}>" not in table] == []
 
 
 def test_every_chapter_is_in_the_table_of_contents() -> None:

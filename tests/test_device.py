@@ -22,7 +22,7 @@ from zqlib import devices
 from zqlib.errors import InputError
 from zqlib.integer import reference
 from zqlib.models import Network
-from zqlib.quantization import adaround
+from zqlib.quantization import adaround, reconstruction
 from zqlib.quantization.graph import FloatGraph
 from zqlib.quantization.lower import lower
 from zqlib.quantization.prepare import prepare
@@ -44,6 +44,7 @@ SCHEMES = {
     ),
     "adaround": preset("w4g16a8", weight_rounding="adaround", range_method="mse"),
     "mixed": preset("w4.5g16a8"),
+    "blocks": preset("w4g16a8", block_reconstruction=True),
 }
 each_network = pytest.mark.parametrize("family", NETWORKS)
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
@@ -117,7 +118,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it has none
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "stand-in")
     monkeypatch.setattr(devices, "choose_device", lambda _: ELSEWHERE)
-    monkeypatch.setattr(adaround, "_STEPS", 5)  # it is slow
+    for module in (adaround, reconstruction):
+        monkeypatch.setattr(module, "_STEPS", 5)  # it is slow
     with StandIn():
         yield
 

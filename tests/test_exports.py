@@ -1,12 +1,20 @@
-"""What the page on exports counts."""
+"""What the page on exports counts, and what other machines have left for it."""
+
+from pathlib import Path
 
 import pytest
 import tiny
 import tiny_conformer
+from checkpoints import write_project
 
 from zqlib.experiments.bit_operations import bit_operations
+from zqlib.experiments.exports import exports_elsewhere
+from zqlib.files import write_json
 from zqlib.integer.operators import Attention, Conv1d, Conv2d
+from zqlib.machines import machine_folder
+from zqlib.parameters import Parameters
 from zqlib.quantization.scheme import QuantScheme
+from zqlib.results import device_name
 
 FRAMES = 40
 
@@ -48,3 +56,13 @@ def test_attention_multiplies_two_activations() -> None:
         channels = attention.content_bias.shape[0]
         assert bits[attention.name] == (8, 8, 3 * channels * 10 * 10)
     assert all(w == 4 for name, (w, _, _) in bits.items() if "attention" not in name)
+
+
+def test_records_of_other_machines_stay_and_are_known_to_be_old(tmp_path: Path) -> None:
+    root = write_project(tmp_path, 1)
+    folder = root / "results/smoke/exports"
+    elsewhere = {"device": "CPU Babbage with steam, 1 cores", "commit": "of 1843"}
+    write_json(folder / "babbage" / "tiny.json", elsewhere)
+    write_json(machine_folder(folder) / "tiny.json", elsewhere | {"device": device_name()})
+    [(record, current)] = exports_elsewhere(Parameters(profile="smoke", root=root))
+    assert record["device"] == "CPU Babbage with steam, 1 cores" and not current

@@ -89,6 +89,29 @@ def test_a_page_is_what_it_was_made_from(root: Path, change: str) -> None:
     assert statuses(root, "smoke")["wer"] == expected
 
 
+@pytest.mark.parametrize(
+    ("page", "plan", "system", "engine"),
+    [
+        ("benchmark", "benchmark", "cpu:int8", "cpu"),
+        ("benchmark", "benchmark", "triton:int8", "triton"),
+        ("gpu", "gpu", "triton:int8", "triton"),
+        ("wer", "benchmark", "cpu:int8", None),
+        ("wer", "gpu", "triton:int8", None),
+    ],
+)
+def test_only_what_times_an_engine_depends_on_it(
+    root: Path, page: str, plan: str, system: str, engine: str | None
+) -> None:
+    edit_profile(root, **{plan: {"systems": ["torch:float32", system], "baseline": system}})
+    reached = made_from(root, page, {"profile": "smoke"}, {})["sources"]
+    for other in ("cpu", "triton"):
+        executor = f"zqlib.integer.backends.{other}.executor"
+        assert (executor in reached) == (other == engine)
+    kernels = [name for name in reached if name.startswith("zqlib.integer.backends.triton")]
+    assert bool(kernels) == (engine == "triton")
+    assert "zqlib.integer.reference" in reached
+
+
 def test_status_prints_every_page(zq: Run, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (root / "tiny.nemo").unlink()
     monkeypatch.chdir(root)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import execute_pages, write_project
+from checkpoints import execute_pages, write_corpus, write_project
 
 from zqlib.experiments.methods import pareto_front, signal_to_error_db
 from zqlib.files import read_json, write_json
@@ -27,7 +27,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with the page."""
     root = write_project(tmp_path_factory.mktemp("methods"))
     path = root / "workflow" / "profiles" / "smoke.json"
-    write_json(path, read_json(path) | {"methods": METHODS})
+    write_corpus(root / "recordings", 2)
+    real = {"calibrations": ["real"], "calibration_manifest": "recordings/test.jsonl"}
+    write_json(path, read_json(path) | real | {"methods": METHODS})
     execute_pages(root, "methods")
     return root
 
@@ -44,11 +46,13 @@ def test_every_method_at_its_widths_once(found: dict[str, Record]) -> None:
         "plain-w8a8": "w8a8", "plain-w4a8": "w4a8", "groups-w8a8": "w8g4a8",
         "groups-w4a8": "w4g4a8", "mixed-w4a8": "w5.0a8",
         "usual-w8a8": "w8a8", "usual-w4a8": "w4a8",
+        "recordings-w8a8": "w8a8", "recordings-w4a8": "w4a8",
     }  # fmt: skip
     for name, record in found.items():
         method, width = record.provenance["method"], record.provenance["width"]
         assert name == f"{method}-{width}"
-        assert record.provenance["scheme"]["equalize"] is (method == "usual")
+        assert record.provenance["scheme"]["equalize"] is (method in ("usual", "recordings"))
+        assert record.calibration == ("real" if method == "recordings" else "synthetic")
     assert found["usual-w4a8"].provenance["scheme"] == usual_scheme("w4a8", "quartznet").to_json()
 
 
@@ -63,7 +67,11 @@ def test_fewer_bits_cost_less_and_err_more(found: dict[str, Record]) -> None:
 def test_the_page_names_what_was_found_without_data(done: Path, found: dict[str, Record]) -> None:
     cells = json.loads((done / "results/smoke/notebooks/methods.ipynb").read_text())["cells"]
     assert not any("ename" in output for cell in cells for output in cell.get("outputs", []))
-    few = {r.provenance["held_out_snr_db"]: r for n, r in found.items() if n.endswith("w4a8")}
+    few = {
+        r.provenance["held_out_snr_db"]: r
+        for r in found.values()
+        if r.provenance["width"] == "w4a8" and r.calibration == "synthetic"
+    }
     best = few[max(few)]
     low, high = best.delta_ci95 or (0, 0)
     shown = "".join(next(o for o in cells[-1]["outputs"] if "text/html" in o["data"])

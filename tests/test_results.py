@@ -1,6 +1,7 @@
 """Records: whole, tidy, and with their origin."""
 
 import json
+import os
 import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from zqlib import results
 from zqlib.errors import InputError
 from zqlib.results import (
     Record,
@@ -140,6 +142,25 @@ def test_provenance_names_what_a_result_depends_on() -> None:
 
 def test_the_device_says_what_it_is() -> None:
     assert device_name().startswith("CPU ") and device_name().endswith(" cores")
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("model name\t: EPYC\nflags\t\t: fpu avx2 avx512f avx512_vnni", "EPYC with AVX-512 VNNI"),
+        ("model name\t: EPYC\nflags\t\t: fpu avx2", "EPYC with AVX2"),
+        ("model name\t: Pentium\nflags\t\t: fpu", "Pentium"),
+        ("model name\t: Neoverse\nFeatures\t: fp asimddp", "Neoverse with dot products"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str, name: str
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\n{told}\n")
+    monkeypatch.setattr(results, "_CPUINFO", cpuinfo)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert device_name.__wrapped__() == f"CPU {name}, 4 cores"
 
 
 def git(root: Path, *arguments: str) -> str:

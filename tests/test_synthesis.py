@@ -1,7 +1,7 @@
 """Synthesis: the paper's objective, seeded, resumable, over valid frames only."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from zqlib.errors import InputError
 from zqlib.models import CTCModel
 from zqlib.models.jasper import BlockConfig
 from zqlib.models.layers import BatchNorm
-from zqlib.noise import noise_batches
+from zqlib.noise import noise_batches, pink_noise, speech_shaped_noise
 from zqlib.synthesis import (
     REDUCED,
     SynthesisConfig,
@@ -220,8 +220,8 @@ def variants(tmp_path: Path) -> Iterator[tuple[str, CTCModel, dict[str, Any]]]:
     for change in (
         {"seed": 1}, {"steps": 5}, {"frames": 49}, {"min_frames": 21}, {"deviation": "authors"},
         {"learning_rate": 0.04}, {"init_amplitude": 0.2}, {"patience": 1}, {"batch_size": 4},
-        {"initialisation": "pink"}, {"bfloat16": True}, {"objective": "squares"},
-        {"joint": True}, {"entropy": 1.0}, {"smoothness": 1.0},
+        {"initialisation": "pink"}, {"initialisation": "speech"}, {"bfloat16": True},
+        {"objective": "squares"}, {"joint": True}, {"entropy": 1.0}, {"smoothness": 1.0},
     ):  # fmt: skip
         yield str(change), plain, change
 
@@ -272,6 +272,7 @@ def test_the_defaults_are_the_authors() -> None:
         {"learning_rate": float("inf")}, {"min_learning_rate": -1}, {"init_amplitude": 0},
         {"init_amplitude": None}, {"initialisation": "white"}, {"deviation": "both"},
         {"initialisation": "pink", "frames": 1, "min_frames": 1}, {"deviation": ["model"]},
+        {"initialisation": "speech", "frames": 1, "min_frames": 1},
         {"objective": "l1"}, {"joint": 1}, {"entropy": -1}, {"smoothness": float("nan")},
         {"layer_norm": "much"}, {"smoothness": 1, "min_frames": 1},
         {"seed": -1}, {"bfloat16": "yes"},
@@ -314,3 +315,27 @@ def test_pink_noise_is_normalised_and_changes_slowly(model: CTCModel) -> None:
         step = features.diff(dim=axis).square().mean() / features.square().mean()
         white_step = white.diff(dim=axis).square().mean() / white.square().mean()
         assert step < 0.6 < 1.9 < white_step
+
+
+def test_speech_shaped_noise_has_phrases_and_pauses() -> None:
+    def start(noise: Callable[..., torch.Tensor], seed: int = 0) -> torch.Tensor:
+        return noise((8, 64, 500), torch.Generator().manual_seed(seed))
+
+    speech, pink = start(speech_shaped_noise), start(pink_noise)
+    assert torch.equal(speech, start(speech_shaped_noise))
+    assert not torch.equal(speech, start(speech_shaped_noise, seed=1))
+    assert speech.mean(2).abs().max() < 1e-5
+    assert (speech.std(2) - 1).abs().max() < 1e-5
+    # all bands are loud, and quiet, together
+    assert speech.mean(1).var(1).mean() > 1.3 * pink.mean(1).var(1).mean()
+
+    def contrast(features: torch.Tensor) -> torch.Tensor:  # of lively and quiet moments
+        low, high = features.diff(dim=2).abs().mean(1).quantile(torch.tensor([0.1, 0.9]), dim=1)
+        return (high / low).min()
+
+    assert contrast(speech) > 2 > contrast(pink)
+
+
+def test_a_start_of_few_frames_is_finite(model: CTCModel) -> None:
+    features = run(model, batches=1, steps=0, frames=2, min_frames=2, initialisation="speech")
+    assert features[0].features.isfinite().all()

@@ -118,11 +118,12 @@ def quantize(
     size_mb = output.stat().st_size / 1e6
     used = given.scheme
     corrected = ", biases corrected" if used.bias_correction else ""
+    tuned = ", blocks reconstructed" if used.block_reconstruction else ""
     gpu = f" on {given.description['device']}" if "device" in given.description else ""
     print(
         f"{output}: {quantized.family} {quantized.name}, {used.name}, {calibration} "
         f"calibration{gpu} ({used.range_method} ranges; {used.weight_rounding} weights, "
-        f"{used.weight_range_method} steps{corrected}), "
+        f"{used.weight_range_method} steps{corrected}{tuned}), "
         f"{size_mb:.2f} MB ({given.model.size_mb / size_mb:.2f}x smaller than float32)"
     )
     if quantized.scheme.layer_bits:

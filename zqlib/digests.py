@@ -32,9 +32,14 @@ _PACKAGE = Path(__file__).parent
 _LENGTH = 16  # hexadecimal digits: enough to tell versions of one thing apart
 
 
-def sources(modules: Iterable[str]) -> dict[str, str]:
-    """Digests of the modules of zqlib that `modules` (dotted names) reach, themselves included."""
-    return {name: _digest(name) for name in sorted(_closure(modules))}
+def sources(modules: Iterable[str], without: Iterable[str] = ()) -> dict[str, str]:
+    """Digests of the modules of zqlib that `modules` (dotted names) reach, themselves included.
+
+    Args:
+        modules: where to begin.
+        without: modules to leave out, with what only they reach.
+    """
+    return {name: _digest(name) for name in sorted(_closure(modules, without))}
 
 
 def environment(names: Iterable[str]) -> dict[str, str]:
@@ -93,12 +98,12 @@ def cache_key(*modules: str, **parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_LENGTH]
 
 
-def _closure(modules: Iterable[str]) -> set[str]:
+def _closure(modules: Iterable[str], without: Iterable[str] = ()) -> set[str]:
     reached: set[str] = set()
-    waiting = list(modules)
+    waiting, left_out = list(modules), {*without}
     while waiting:
         name = waiting.pop()
-        if name in reached or not _path(name):
+        if name in reached or name in left_out or not _path(name):
             continue
         reached.add(name)
         waiting += [name.rpartition(".")[0], *_imported(name)]

@@ -3,7 +3,8 @@
 A run notes in `results/<profile>/provenance/<notebook>.json` what a page was made from and what it
 has left. Compared with that are the notebook's code, its parameters, its part of the profile, the
 modules of zqlib that it reaches, the packages that these import, and the digests of models and
-data. What this machine does not have is reported as not checked.
+data. Engines that a page does not time are left out: all give the same integers. What this machine
+does not have is reported as not checked.
 """
 
 import ast
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from zqlib.benchmark.plan import BenchmarkPlan
 from zqlib.digests import code_digest, data_digest, environment, imported_names, imports, sources
 from zqlib.errors import InputError
 from zqlib.files import read_json, sha256_file, write_json
@@ -39,8 +41,11 @@ _COMPARISONS = {"ablation": ("ablations",), "shortcuts": ("shortcuts",),
                 "methods": ("methods",), "benchmark": ("benchmark",),
                 "gpu": ("gpu",)}  # fmt: skip
 """Notebooks of what only some profiles compare, and the keys of a profile that say what."""
-_GPU_KERNELS = "zqlib.integer.backends.triton"
-"""An engine that is imported only where it is chosen, and chosen only by plans that name it."""
+_ENGINES = {
+    engine: (f"zqlib.integer.backends.{engine}", f"zqlib.integer.backends.{engine}.executor")
+    for engine in ("cpu", "triton")
+}
+"""They give the integers of the reference, or a test fails: only what times one depends on it."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +118,14 @@ def made_from(
     others = {key for notebook, keys in _COMPARISONS.items() if notebook != name for key in keys}
     profile = read_json(profile_path(root, values["profile"]))
     plans = (profile.get(key) for key in _COMPARISONS.get(name, ()) if key in ("benchmark", "gpu"))
-    uses_gpu = any("triton:int8" in plan.get("systems", ()) for plan in plans if plan)
+    systems = [s for plan in plans if plan for s in plan.get("systems", BenchmarkPlan().systems)]
+    timed = {system.partition(":")[0] for system in systems}
+    not_timed = [module for engine in _ENGINES.keys() - timed for module in _ENGINES[engine]]
     found: dict[str, Any] = json.loads(json.dumps({
         "code": [code_digest(cell) for cell in cells],
         "parameters": values,
         "profile": {key: value for key, value in profile.items() if key not in others},
-        "sources": {
-            module: digest
-            for module, digest in sources(modules).items()
-            if uses_gpu or not module.startswith(_GPU_KERNELS)
-        },
+        "sources": sources(modules, without=not_timed),
         "environment": environment({n.partition(".")[0] for n in modules} | imports(modules)),
         "inputs": digests,
     }))  # fmt: skip
@@ -218,7 +221,7 @@ def _left(folder: Path, name: str) -> dict[str, str]:
         "benchmark": ["roofline", "synthesis-speed"],
         "gpu": ["gpu-layers", "gpu-preparation"],
     }.get(name, [])
-    kept = (path for kind in [name, *beside] for path in folder.glob(f"{kind}/*"))
+    kept = (path for kind in [name, *beside] for path in folder.glob(f"{kind}/**/*"))
     paths = [page(folder, name), *kept, *records, *heard]
     return {
         path.relative_to(folder).as_posix(): sha256_file(path)

@@ -32,6 +32,16 @@ __all__ = [
 
 RECORD_VERSION = 1
 _PACKAGES = ("torch", "numpy", "librosa", "soundfile", "jiwer")
+_CPUINFO = Path("/proc/cpuinfo")
+_VECTORS = {
+    "amx_int8": "AMX",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "asimddp": "dot products",
+}
+"""Flags of Linux for what multiplies 8-bit integers, the fastest first."""
 
 
 @dataclass(frozen=True)
@@ -195,15 +205,20 @@ def provenance(**details: Any) -> dict[str, Any]:
 
 @cache
 def device_name() -> str:
-    """The processor's name and number of cores as the operating system tells them."""
+    """The processor's name, vector instructions and number of cores, as the system tells them.
+
+    Clouds hide which processor it is: of two "AMD EPYC", the one with VNNI multiplies 8-bit
+    integers several times as fast.
+    """
     name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    return f"CPU {name}, {os.cpu_count()} cores"
+    instructions = ""
+    if _CPUINFO.is_file():
+        lines = (line.partition(":") for line in _CPUINFO.read_text().splitlines())
+        told = {key.strip(): value.strip() for key, _, value in lines}
+        name = told.get("model name", name)
+        flags = told.get("flags", told.get("Features", "")).split()
+        instructions = next((f" with {_VECTORS[flag]}" for flag in _VECTORS if flag in flags), "")
+    return f"CPU {name}{instructions}, {os.cpu_count()} cores"
 
 
 @cache

@@ -36,7 +36,7 @@ from zqlib.errors import InputError
 from zqlib.files import atomic_output
 from zqlib.models import layers
 from zqlib.models.layers import valid_frames
-from zqlib.noise import pink_noise
+from zqlib.noise import pink_noise, speech_shaped_noise
 from zqlib.objectives import LayerNormInputs, output_entropy, roughness
 
 __all__ = [
@@ -49,8 +49,9 @@ __all__ = [
 
 Deviation = Literal["model", "authors"]
 Objective = Literal["kl", "squares"]
-Initialisation = Literal["uniform", "pink"]
+Initialisation = Literal["uniform", "pink", "speech"]
 _SEEDS = 2**32
+_NOISES = {"pink": pink_noise, "speech": speech_shaped_noise}
 _OBJECTIVES = {"kl": divergence, "squares": distance}
 _AUTHORS_EPS = 1e-6  # the authors' sqrt(var + 1e-6), where the model's BatchNorm has 1e-3
 
@@ -69,7 +70,8 @@ class SynthesisConfig:
             without progress, down to `min_learning_rate`.
         initialisation: `uniform` starts from U(-init_amplitude, init_amplitude), as the authors;
             `pink` from noise whose spectrum falls as 1/f over time and over bands, with mean 0
-            and deviation 1 per band: what normalised log-mels of any slowly changing sound have.
+            and deviation 1 per band: what normalised log-mels of any slowly changing sound have;
+            `speech` from that in phrases, syllables and pauses.
         init_amplitude: of the uniform noise.
         deviation: `model` puts the BatchNorm's own eps under the square root of both variances;
             `authors` puts 1e-6 (paper.md, shortcut 6).
@@ -132,8 +134,9 @@ class SynthesisConfig:
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"The synthesis needs true or false as its {name}.")
         if self.initialisation not in get_args(Initialisation):
-            raise InputError(f"initialisation is {self.initialisation!r}; use 'uniform' or 'pink'.")
-        if self.initialisation == "pink" and self.frames < 2:
+            known = ", ".join(get_args(Initialisation))
+            raise InputError(f"initialisation is {self.initialisation!r}; use {known}.")
+        if self.initialisation != "uniform" and self.frames < 2:
             raise InputError("Pink noise needs at least 2 frames.")
         if self.deviation not in get_args(Deviation):
             raise InputError(f"deviation is {self.deviation!r}; use 'model' or 'authors'.")
@@ -158,7 +161,7 @@ class SynthesisConfig:
         return cls(**value)
 
 
-REDUCED = SynthesisConfig(batches=1, steps=20, initialisation="pink")
+REDUCED = SynthesisConfig(batches=1, steps=20, initialisation="speech")
 """The default of `zq quantize`: about a minute for QuartzNet-15x5 on one core.
 
 The book's page on the budget of the synthesis compares it with longer ones, which gained nothing
@@ -276,8 +279,8 @@ def _synthesize_batch(
 ) -> SyntheticBatch:
     generator = torch.Generator().manual_seed(config.seed + index)
     shape = (config.batch_size, n_mels, config.frames)
-    if config.initialisation == "pink":
-        features = pink_noise(shape, generator)
+    if config.initialisation in _NOISES:
+        features = _NOISES[config.initialisation](shape, generator)
     else:
         features = (2 * torch.rand(shape, generator=generator) - 1) * config.init_amplitude
     lengths = torch.randint(

@@ -20,11 +20,14 @@ from zqlib.benchmark.plan import BenchmarkPlan, Case, parse_system
 from zqlib.benchmark.prepare import case_features, write_files
 from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks, write_benchmark
 from zqlib.benchmark.sources import Source
+from zqlib.benchmark.speeds import speed_experiment
 from zqlib.errors import InputError
 from zqlib.export.inspection import count_layers
 from zqlib.files import read_json, write_json
+from zqlib.machines import machine_folder
 from zqlib.parameters import Parameters
 from zqlib.reproduce import reproduce
+from zqlib.results import device_name
 
 ENGINES = ("torch:float32", "onnxruntime:int8", "openvino:int8", "cpu:int8")
 PLAN = BenchmarkPlan(ENGINES, ENGINES[0], audio_s=(0.5,), threads=(1,), repeats=6)
@@ -93,22 +96,25 @@ class Metronome:
     def __init__(self, name: str, run_ms: float, turns: list[str]) -> None:
         self.name, self.run_ms, self.turns = name, run_ms, turns
         self.loaded = SimpleNamespace(first_run_ms=run_ms)
+        self.warmed = 0
 
-    def measure(self, repeats: int) -> list[float]:
+    def measure(self, repeats: int, warm_up: bool) -> list[float]:
         self.turns.append(self.name)
+        self.warmed += warm_up
         return [self.run_ms] * repeats
 
 
 def test_engines_take_turns_until_each_has_enough() -> None:
     turns: list[str] = []
-    times = {"fast": 1, "slow": 900, "slowest": 3000}
+    times = {"fast": 1, "slow": 900, "slowest": 3000, "endless": 47_000}
     workers: Any = [Metronome(name, run_ms, turns) for name, run_ms in times.items()]
     plan = BenchmarkPlan(repeats=30, max_s=10)
-    fast, slow, slowest = measure_rounds(workers, plan, tqdm(disable=True))
+    fast, slow, slowest, endless = measure_rounds(workers, plan, tqdm(disable=True))
     assert [*map(len, fast)] == [3] * 10
     assert [*map(len, slow)] == [3] * 5  # 13.5 s of the 10 that suffice, and no fewer rounds
-    assert [*map(len, slowest)] == [1] * 5
-    assert turns[:15] == [*times] * 5 and set(turns[15:]) == {"fast"}
+    assert [*map(len, slowest)] == [*map(len, endless)] == [1] * 5
+    assert turns[:20] == [*times] * 5 and set(turns[20:]) == {"fast"}
+    assert [worker.warmed for worker in workers] == [10, 5, 5, 0]
 
 
 @pytest.mark.parametrize(
@@ -179,15 +185,32 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_notebook_shows_what_was_measured(project: Path) -> None:
+def test_the_notebook_shows_what_was_measured_here_and_elsewhere(project: Path) -> None:
+    results = project / "results/smoke"
+    elsewhere = "CPU Babbage with steam, 1 cores"
     (path,) = reproduce(project, "smoke", "benchmark")
+    for kind in ("benchmark", "roofline", "synthesis-speed"):
+        for measured in machine_folder(results / kind).iterdir():
+            record = read_json(measured) | {"device": elsewhere, "commit": "of 1843"}
+            if "latency_ms" in record:
+                record["latency_ms"] = 98765.4
+            write_json(results / kind / "babbage" / measured.name, record)
+    assert elsewhere not in path.read_text()
+
+    (path,) = reproduce(project, "smoke", "benchmark", force=True)
     text = json.dumps([c.get("outputs") for c in nbformat.read(path, as_version=4).cells])
-    records = read_benchmarks(project / "results/smoke/benchmark")
+    records = read_benchmarks(machine_folder(results / "benchmark"))
     assert [r.engine for r in records] == ["cpu", "torch"]
     for record in records:
         assert f"{record.latency_ms:.1f}" in text
     assert "simulated" in text and "up to 2.35" in text and "random weights" in text
-    assert text.count("image/png") == 2
+    assert "98765.4" in text and f"**{elsewhere}**, measured at commit of 1843." in text
+    assert text.count("image/png") == 4
+
+    here, babbage = speed_experiment(Parameters(profile="smoke", root=project))
+    assert (here.device, babbage.device) == (device_name(), elsewhere)
+    assert list(here.records) == sorted(records, key=lambda r: r.engine, reverse=True)
+    assert not babbage.current
 
 
 def test_what_was_measured_is_not_measured_again(
@@ -200,7 +223,7 @@ def test_what_was_measured_is_not_measured_again(
     peak = Peak(threads=1, float32=50, bfloat16=100, int8=200, copy_gb_per_s=10)
     monkeypatch.setattr(experiment, "measure_peak", lambda threads: peak)
     (record,) = experiment.roofline_experiment(parameters, first)
-    assert record == json.loads((project / "results/smoke/roofline/tiny.json").read_text())
+    assert record == read_json(machine_folder(project / "results/smoke/roofline") / "tiny.json")
     errors = {(v["engine"], v["precision"]): v["relative_error"] for v in record["validation"]}
     assert errors.keys() == {("torch", "float32"), ("cpu", "int8")}
     assert all(error > -1 for error in errors.values())

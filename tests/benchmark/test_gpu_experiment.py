@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from zqlib.benchmark.plan import BenchmarkPlan
 from zqlib.benchmark.record import read_benchmarks
 from zqlib.errors import InputError
 from zqlib.files import read_json, write_json
-from zqlib.freshness import made_from
 from zqlib.integer.backends.triton import executor, profile
 from zqlib.models import load_model
 from zqlib.parameters import Parameters
@@ -128,9 +127,15 @@ def test_a_gpu_leaves_records_and_the_page_shows_them_where_there_is_none(
     assert [q["scheme"] for q in preparations["quantization"]] == ["w8a8"]
     assert len(preparations["synthesis"]) == 3
 
-    again = list(gpu_experiment.measure(parameters))
-    assert again == ["tiny, layers", "tiny, preparation"], "what is there is not measured again"
+    assert not list(gpu_experiment.measure(parameters)), "what is there is not measured again"
     assert read_benchmarks(folder / "gpu") == records
+    (folder / "gpu/tiny_triton_int8_batch2_0.3s_1threads.json").unlink()
+    write_json(folder / "gpu-preparation/tiny.json", preparations | {"device": "NVIDIA T4"})
+    again = list(gpu_experiment.measure(parameters))
+    assert again == ["tiny, batch 2, 0.3 s", "tiny, layers", "tiny, preparation"]
+    predictions = read_json(folder / "gpu-layers/tiny.json")["predictions"]
+    records = read_benchmarks(folder / "gpu")
+    assert [p["measured_ms"] for p in predictions] == [r.latency_ms for r in records]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     shown = gpu_experiment.gpu_experiment(parameters)
@@ -227,29 +232,10 @@ def test_a_worker_of_the_gpu_waits_in_this_process(
         assert one.layers() == {"integer": 1, "float": 0} and one.memory_mb() == 0
 
 
-@pytest.mark.parametrize(
-    ("key", "systems", "page", "counts"),
-    [
-        ("gpu", SYSTEMS, "gpu", True),
-        ("benchmark", ("torch:float32", "cpu:int8"), "benchmark", False),
-        ("benchmark", ("torch:float32", "triton:int8"), "benchmark", True),
-        ("gpu", SYSTEMS, "wer", False),
-    ],
-)
-def test_kernels_of_a_gpu_count_only_where_a_plan_names_them(
-    root: Path, key: str, systems: Sequence[str], page: str, counts: bool
-) -> None:
-    edit_plan(root, key, systems=systems, baseline=systems[0])
-    made = made_from(root, page, {"profile": "smoke"}, {})
-    assert any(name.startswith(KERNELS) for name in made["sources"]) == counts
-
-
 def test_the_data_sheet_has_what_the_plan_measures() -> None:
     machine = DATA_SHEETS["NVIDIA H200"]
     for precision in ("float32", "tf32", "float16", "bfloat16", "int8"):
         assert machine.matrix_gop_per_s[precision] >= machine.vector_gop_per_s[precision]
-    assert PEAK.floor_us(9_000_000, 0) == pytest.approx(0.01)
-    assert PEAK.floor_us(0, 4_000_000) == pytest.approx(1)
 
 
 def test_steps_of_the_synthesis_are_timed_as_they_are_and_as_conv1d(
@@ -265,7 +251,8 @@ def test_steps_of_the_synthesis_are_timed_as_they_are_and_as_conv1d(
     monkeypatch.setattr(preparation, "_seconds", seconds)
     last, threads = torch.channels_last, torch.get_num_threads()
     (record,) = synthesis_experiment(Parameters(profile="smoke", root=root))
-    assert record == read_json(root / "results/smoke/synthesis-speed/tiny.json")
+    (path,) = root.glob("results/smoke/synthesis-speed/*/tiny.json")
+    assert record == read_json(path)
     assert [(s["formulation"], s["steps_per_s"]) for s in record["speeds"]] == [
         ("Conv1d", 4), ("channels-last", 4), ("channels-last, bfloat16", 4),
     ]  # fmt: skip

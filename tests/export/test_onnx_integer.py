@@ -7,7 +7,6 @@ import onnx
 import pytest
 import tiny_conformer
 import torch
-from hardware import needs_exact_products
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import BLOCKS, N_MELS, integers, lowered, reproducible, single_conv
@@ -94,7 +93,6 @@ def conformer(request: pytest.FixtureRequest) -> tuple[Program, Tensor]:
     return tiny_conformer.lowered(network, features, WIDTHS[request.param])
 
 
-@needs_exact_products
 def test_a_conformer_is_bit_identical(conformer: tuple[Program, Tensor]) -> None:
     program, quantized = conformer
     session = open_session(export_integer(program))
@@ -171,9 +169,7 @@ def test_more_frames_than_positions_are_refused() -> None:
         in_onnx(session, x, torch.tensor([frames]))
 
 
-@pytest.mark.parametrize(
-    "name", ["quartznet_nemo", pytest.param("conformer_nemo", marks=needs_exact_products)]
-)
+@pytest.mark.parametrize("name", ["quartznet_nemo", "conformer_nemo"])
 def test_real_models_on_real_speech_are_bit_identical(
     request: pytest.FixtureRequest, assets: Path, name: str
 ) -> None:
@@ -188,14 +184,7 @@ def test_real_models_on_real_speech_are_bit_identical(
     assert_identical(quantized.program, session, quantized.quantize_features(x), lengths)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=needs_exact_products if "conformer" in path.stem else ())
-        for path in CHECKPOINTS
-    ],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda path: path.stem)
 def test_our_own_checkpoints_are_bit_identical(path: Path) -> None:
     """One of each family, as trained; calibrated and run on loud and quiet noise."""
     model = load_model(path)

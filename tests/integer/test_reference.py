@@ -83,15 +83,13 @@ def test_convolution_is_exact_at_the_extremes(kind: TensorType, extreme: int) ->
 
 
 @pytest.mark.parametrize("topology", BLOCKS)
-def test_fallback_without_exact_int_mm_gives_the_same(
-    topology: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_products_of_int32_give_the_same(topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, _ = lowered(topology)
     x = integers((2, N_MELS, 30), -128, 127, torch.int8, 0)
     lengths = torch.tensor([30, 21])
-    monkeypatch.setattr(products, "_int_mm_is_exact", lambda: False)
+    monkeypatch.setattr(products, "int_mm_is_fast", lambda: False)
     without = run(program, x, lengths)
-    monkeypatch.setattr(products, "_int_mm_is_exact", lambda: True)
+    monkeypatch.setattr(products, "int_mm_is_fast", lambda: True)
     with_int_mm = run(program, x, lengths)
     assert torch.equal(without.logits, with_int_mm.logits)
     assert torch.equal(without.tokens, with_int_mm.tokens)
@@ -115,12 +113,13 @@ def saturating_int_mm(x: Tensor, weight: Tensor) -> Tensor:
 def test_an_int_mm_that_will_not_do_is_noticed(
     int_mm: Callable[[Tensor, Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    products._int_mm_is_exact.cache_clear()
+    products.int_mm_is_fast.cache_clear()
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
     monkeypatch.setattr(torch, "_int_mm", int_mm)
     try:
-        assert not products._int_mm_is_exact()
+        assert not products.int_mm_is_fast()
     finally:
-        products._int_mm_is_exact.cache_clear()
+        products.int_mm_is_fast.cache_clear()
 
 
 @pytest.mark.parametrize(("rows", "depth", "columns"), [(40, 1, 4), (1, 4, 4), (40, 1, 1)])

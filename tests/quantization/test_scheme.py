@@ -28,6 +28,7 @@ from zqlib.quantization.scheme import QuantScheme, preset, usual_name, usual_sch
         weight_range_method=st.sampled_from(["minmax", "mse"]),
         weight_rounding=st.sampled_from(["nearest", "gptq", "adaround"]),
         bias_correction=st.booleans(),
+        block_reconstruction=st.booleans(),
         weight_group=st.none() | st.integers(2, 4096),
         weight_budget=st.none() | st.floats(2, 8),
         budget_of=st.sampled_from(["size", "operations"]),
@@ -44,6 +45,8 @@ def test_weights_that_leave_an_end_unused_go_to_the_nearest_level() -> None:
     with pytest.raises(InputError, match="nearest level"):
         QuantScheme(both_ends=False, weight_rounding="gptq")
     with pytest.raises(InputError, match="nearest level"):
+        QuantScheme(both_ends=False, block_reconstruction=True)
+    with pytest.raises(InputError, match="nearest level"):
         QuantScheme(both_ends=False, weight_group=16)
 
 
@@ -57,10 +60,13 @@ def test_usual_methods_give_way_to_a_choice(family: str) -> None:
     ranges = "percentile" if family == "conformer" else "mse"
     assert (few.weight_rounding, few.range_method) == ("gptq", ranges)
     assert usual_scheme("w4a8", family).weight_rounding == "adaround"
+    assert usual_scheme("w4a8", family).block_reconstruction
+    assert not few.block_reconstruction and not whole.block_reconstruction
     chosen = usual_scheme("w4a8", family, weight_rounding="nearest", range_method="percentile")
     assert (chosen.name, chosen.weight_rounding, chosen.range_method) == (
         "w4a8", "nearest", "percentile",
     )  # fmt: skip
+    assert not chosen.block_reconstruction
 
 
 def test_unknown_key_is_refused() -> None:

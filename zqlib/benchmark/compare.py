@@ -2,7 +2,8 @@
 
 What disturbs the machine for a while then disturbs all of them: a ratio of latencies can be
 believed sooner than a latency. A turn is one run that does not count, after which caches hold the
-model and threads are awake, and a few that do; one of an engine that needs seconds for it.
+model and threads are awake, and a few that do: one where it takes seconds, and that alone where it
+takes longer than all of them may.
 """
 
 import json
@@ -106,8 +107,10 @@ def measure_rounds(
 
     while waiting := [i for i, done in enumerate(rounds) if not is_done(done)]:
         for index in waiting:
-            slow = workers[index].loaded.first_run_ms > _SLOW_MS
-            rounds[index].append(workers[index].measure(1 if slow else _PER_TURN))
+            first_run_ms = workers[index].loaded.first_run_ms
+            warm_up = first_run_ms < 1e3 * plan.max_s
+            repeats = 1 if first_run_ms > _SLOW_MS else _PER_TURN
+            rounds[index].append(workers[index].measure(repeats, warm_up))
             bar.update()
     return rounds
 

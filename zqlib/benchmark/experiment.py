@@ -2,6 +2,7 @@
 
 Each case is measured once and kept below `work/` under a name made of everything that it depends
 on; interrupted, the experiment goes on with the next one. Timings are not the same bytes twice.
+Each kind of machine has a folder for its records: a run replaces those of its own and no others.
 """
 
 import json
@@ -27,12 +28,14 @@ from zqlib.digests import cache_key
 from zqlib.errors import InputError
 from zqlib.files import write_json
 from zqlib.integer.program import Program
+from zqlib.machines import machine_folder
 from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
 
 __all__ = [
     "benchmark_experiment",
+    "benchmark_plan",
     "profile_sources",
     "roofline_experiment",
     "synthesis_experiment",
@@ -49,7 +52,7 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
     Raises:
         InputError: the profile has no benchmark, or see `zqlib.benchmark.compare.compare`.
     """
-    plan = _plan(parameters)
+    plan = benchmark_plan(parameters)
     root, profile = parameters.root, parameters.profile
     records = []
     for source, caveats in profile_sources(parameters, plan):
@@ -70,8 +73,9 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
                     write_benchmark(folders[case], record)
         for folder in folders.values():
             records += _kept(folder)
+    results = machine_folder(parameters.load_profile().folder(root) / "benchmark")
     for record in records:
-        write_benchmark(root / "results" / profile / "benchmark", record)
+        write_benchmark(results, record)
     return records
 
 
@@ -96,7 +100,7 @@ def roofline_experiment(
     Raises:
         InputError: the profile has no benchmark.
     """
-    plan = _plan(parameters)
+    plan = benchmark_plan(parameters)
     peaks = {threads: measure_peak(threads) for threads in plan.threads}
     for source, caveats in profile_sources(parameters, plan):
         model = source.load()
@@ -146,8 +150,8 @@ def roofline_experiment(
             "provenance": provenance(model_sha256=source.digest, plan=plan.to_json()),
         }  # fmt: skip
         record = json.loads(json.dumps(record))  # as it is read back: tuples become lists
-        folder_of_results = parameters.root / "results" / parameters.profile / "roofline"
-        write_json(folder_of_results / f"{source.name}.json", record)
+        folder_of_results = parameters.load_profile().folder(parameters.root) / "roofline"
+        write_json(machine_folder(folder_of_results) / f"{source.name}.json", record)
         yield record
 
 
@@ -160,7 +164,7 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
     Raises:
         InputError: the profile has no benchmark.
     """
-    plan = _plan(parameters)
+    plan = benchmark_plan(parameters)
     threads, before = max(plan.threads), torch.get_num_threads()
     for source, caveats in profile_sources(parameters, replace(plan, random=())):
         torch.set_num_threads(threads)
@@ -179,12 +183,17 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
             "commit": commit(parameters.root),
             "provenance": provenance(model_sha256=source.digest),
         }
-        folder = parameters.load_profile().folder(parameters.root)
-        write_json(folder / "synthesis-speed" / f"{source.name}.json", record)
+        folder = parameters.load_profile().folder(parameters.root) / "synthesis-speed"
+        write_json(machine_folder(folder) / f"{source.name}.json", record)
         yield record
 
 
-def _plan(parameters: Parameters) -> BenchmarkPlan:
+def benchmark_plan(parameters: Parameters) -> BenchmarkPlan:
+    """What a profile times.
+
+    Raises:
+        InputError: the profile has no benchmark.
+    """
     plan = parameters.load_profile().benchmark
     if plan is None:
         raise InputError(f"The profile {parameters.profile!r} names no benchmark.")

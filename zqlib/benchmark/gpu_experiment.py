@@ -8,33 +8,34 @@ nothing more after 300 seconds.
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from zqlib.benchmark import preparation
 from zqlib.benchmark.compare import compare
 from zqlib.benchmark.experiment import profile_sources
 from zqlib.benchmark.gpu import engine_device
-from zqlib.benchmark.gpu_layers import kinds_of_layers, products
+from zqlib.benchmark.gpu_layers import layer_times, products
 from zqlib.benchmark.gpu_peak import DATA_SHEETS, measure_gpu_peak
 from zqlib.benchmark.layers import Layer, layers_of
 from zqlib.benchmark.plan import BenchmarkPlan, Case, System
-from zqlib.benchmark.preparation import quantization_times, synthesis_speeds
 from zqlib.benchmark.prepare import case_features, write_files
 from zqlib.benchmark.record import BenchmarkRecord, read_benchmarks, write_benchmark
+from zqlib.benchmark.roofline import summarise_kinds
 from zqlib.benchmark.simulate import predict_ms, relative_error
 from zqlib.benchmark.sources import Source
 from zqlib.digests import sources
 from zqlib.errors import InputError, ZqError
 from zqlib.files import read_json, write_json
 from zqlib.integer.backends.triton import Executor
+from zqlib.machines import unchanged_since
 from zqlib.parameters import Parameters
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, provenance
@@ -86,7 +87,7 @@ def gpu_experiment(parameters: Parameters) -> GpuResults:
             f"There is no GPU here and no record in {folder / 'gpu'}; run this page on a machine "
             "with an NVIDIA GPU first."
         )
-    current = all(_are_kernels_of(parameters.root, commit) for commit in commits)
+    current = all(unchanged_since(parameters.root, commit, _KERNELS) for commit in commits)
     return GpuResults(records, layers, preparations, current, _missing(parameters, records))
 
 
@@ -105,13 +106,16 @@ def measure(parameters: Parameters) -> Iterator[str]:
     folder = parameters.load_profile().folder(parameters.root)
     given = (parameters.root, parameters.profile)
     for source, caveats in profile_sources(parameters, plan):
+        layers_file, preparation_file = (
+            folder / kind / f"{source.name}.json" for kind in ("gpu-layers", "gpu-preparation")
+        )
         for part in _parts(plan):
-            cases = [c for c in plan.cases if _lacking(folder, source, part, c)]
+            lacking = {case: _lacking(folder, source, part, case) for case in part.cases}
+            cases = [case for case, systems in lacking.items() if systems]
             for measured in compare(part, source, *given, caveats, cases, details=_made_of()):
-                case = measured[0]
-                lacking = _lacking(folder, source, part, Case(case.batch, case.audio_s, 1))
+                case = Case(measured[0].batch, measured[0].audio_s, 1)
                 for record in measured:
-                    if f"{record.engine}:{record.precision}" in lacking:
+                    if f"{record.engine}:{record.precision}" in lacking[case]:
                         write_benchmark(folder / "gpu", record)
                 yield f"{source.name}, batch {case.batch}, {case.audio_s:g} s"
         common = {
@@ -120,15 +124,33 @@ def measure(parameters: Parameters) -> Iterator[str]:
             "caveats": [*caveats, *source.caveats],
             "device": engine_device("triton"),
             "commit": commit(parameters.root),
-            "provenance": provenance(model_sha256=source.digest, **_made_of()),
         }
         records = [r for r in read_benchmarks(folder / "gpu") if r.model == source.name]
-        layers = _layers(plan, source, records)
-        write_json(folder / "gpu-layers" / f"{source.name}.json", common | layers)
-        yield f"{source.name}, layers"
-        preparation = _preparation(source)
-        write_json(folder / "gpu-preparation" / f"{source.name}.json", common | preparation)
-        yield f"{source.name}, preparation"
+        if not (_is_current(layers_file, _made_of()) and _predicts(layers_file, records)):
+            made_of = provenance(model_sha256=source.digest, **_made_of())
+            layers = common | {"provenance": made_of} | _layers(plan, source, records)
+            write_json(layers_file, layers)
+            yield f"{source.name}, layers"
+        making = {"sources": sources([preparation.__name__]), "cuda": torch.version.cuda}
+        if not _is_current(preparation_file, making):
+            made_of = provenance(model_sha256=source.digest, **making)
+            write_json(preparation_file, common | {"provenance": made_of} | _preparation(source))
+            yield f"{source.name}, preparation"
+
+
+def _is_current(path: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether a file is of this device and made of this."""
+    if not path.is_file():
+        return False
+    found = read_json(path)
+    same = {name: found["provenance"].get(name) for name in made_of} == made_of
+    return same and bool(found["device"] == engine_device("triton"))
+
+
+def _predicts(path: Path, records: Sequence[BenchmarkRecord]) -> bool:
+    """Whether a file's predictions are those of these records."""
+    predictions = read_json(path)["predictions"]
+    return [p["measured_ms"] for p in predictions] == [r.latency_ms for r in records]
 
 
 def _plan(parameters: Parameters) -> BenchmarkPlan:
@@ -174,16 +196,6 @@ def _missing(parameters: Parameters, records: Sequence[BenchmarkRecord]) -> list
     return missing
 
 
-def _are_kernels_of(root: Path, commit: str) -> bool:
-    """Whether a checkout has the kernels of a commit; of one that it does not know, it has not.
-
-    Their digests cannot tell: those of another version of Python are others.
-    """
-    folder = "/".join(_KERNELS.split("."))
-    command = ["git", "-C", str(root), "diff", "--quiet", commit, "--", folder]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
 def _kernels() -> dict[str, str]:
     """Digests of the engine's modules."""
     found = sources([_KERNELS]).items()
@@ -207,9 +219,9 @@ def _layers(
     kinds, beside = {}, {}
     for batch in sorted({min(plan.batches), max(plan.batches)}):
         features, lengths = case_features(model, Case(batch, plan.audio_s[0], 1))
-        given = quantized.quantize_features(features), lengths
-        kinds[str(batch)] = kinds_of_layers(executor, *given, peak)
-        beside[str(batch)] = products(executor, *given)
+        times = layer_times(executor, quantized.quantize_features(features), lengths)
+        kinds[str(batch)] = list(map(asdict, summarise_kinds(times, peak)))
+        beside[str(batch)] = products(executor, times)
     frames = {
         audio_s: case_features(model, Case(1, audio_s, 1))[0].shape[2] for audio_s in plan.audio_s
     }
@@ -248,8 +260,8 @@ def _preparation(source: Source) -> dict[str, Any]:
     model = source.load()
     return {
         "experiment": "gpu-preparation",
-        "synthesis": synthesis_speeds(model, "cuda", _SYNTHESIS_STEPS),
-        "quantization": quantization_times(model, "cuda"),
+        "synthesis": preparation.synthesis_speeds(model, "cuda", _SYNTHESIS_STEPS),
+        "quantization": preparation.quantization_times(model, "cuda"),
     }
 
 

@@ -62,10 +62,6 @@ class GpuPeak:
         """A JSON-able mapping."""
         return asdict(self)
 
-    def floor_us(self, operations: int, moved_bytes: int) -> float:
-        """The longer of the times for 8-bit products and for bytes, at these rates."""
-        return max(operations / self.int8, moved_bytes / self.copy_gb_per_s) / 1e3
-
 
 def measure_gpu_peak() -> GpuPeak:
     """Measure on the GPU that torch uses."""

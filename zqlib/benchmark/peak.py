@@ -11,6 +11,7 @@ import torch
 
 from zqlib.benchmark import machine
 from zqlib.benchmark.simulate import Machine
+from zqlib.integer.products import int_mm_is_fast
 
 __all__ = ["Peak", "measure_peak"]
 
@@ -27,7 +28,9 @@ class Peak:
         threads: bound to as many processors.
         float32, bfloat16, int8: 10^9 multiplications and additions per second of 2048^3 products
             in torch (oneDNN); float32 also as torch multiplies it unasked, which is with MKL, and
-            half as fast on some processors; int8 is `torch._int_mm`.
+            half as fast on some processors; int8 is `torch._int_mm`. Where torch has only a loop
+            for one of the narrower (no VNNI, no AVX-512), it is what float32 is: vectors multiply
+            and add 16-bit integers, and widened bfloat16, at that rate.
         copy_gb_per_s: 10^9 bytes read and written per second by a copy of 256 MiB.
     """
 
@@ -84,11 +87,16 @@ def _measure(cpus: Sequence[int], seconds: float) -> Peak:
         _best_s(lambda: real @ real, seconds / 2),
         _best_s(lambda: torch.nn.functional.linear(blocked, blocked), seconds / 2),
     )
+    int8_s = bfloat16_s = float32_s
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        bfloat16_s = _best_s(lambda: narrow @ narrow, seconds)
+    if int_mm_is_fast():
+        int8_s = _best_s(lambda: torch._int_mm(whole, whole), seconds)
     return Peak(
         threads=len(cpus),
         float32=product / float32_s / 1e9,
-        bfloat16=product / _best_s(lambda: narrow @ narrow, seconds) / 1e9,
-        int8=product / _best_s(lambda: torch._int_mm(whole, whole), seconds) / 1e9,
+        bfloat16=product / bfloat16_s / 1e9,
+        int8=product / int8_s / 1e9,
         copy_gb_per_s=2 * _COPIED_BYTES / _best_s(lambda: target.copy_(source), seconds) / 1e9,
     )
 

@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,14 +14,25 @@ from torch import Tensor
 
 from zqlib.benchmark import machine
 from zqlib.benchmark.layers import Layer, layers_of
-from zqlib.benchmark.peak import Peak
 from zqlib.integer.backends.cpu import Executor
 from zqlib.integer.backends.cpu.profile import profile
 from zqlib.quantized_model import load_quantized
 
-__all__ = ["KindSummary", "LayerTime", "floor_us", "layer_times", "summarise_kinds"]
+__all__ = ["KindSummary", "LayerTime", "Rates", "floor_us", "layer_times", "summarise_kinds"]
 
 _REPEATS = 20
+
+
+class Rates(Protocol):
+    """What bounds a layer, of a processor or a GPU."""
+
+    @property
+    def int8(self) -> float:
+        """10^9 multiplications and additions of 8-bit products per second."""
+
+    @property
+    def copy_gb_per_s(self) -> float:
+        """10^9 bytes read and written per second."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +69,7 @@ class KindSummary:
     peak_pct: float
 
 
-def floor_us(layer: Layer, peak: Peak) -> float:
+def floor_us(layer: Layer, peak: Rates) -> float:
     """The longer of the time for its operations at the int8 peak and for its bytes in a copy."""
     return max(layer.operations / peak.int8, layer.bytes / peak.copy_gb_per_s) / 1e3
 
@@ -92,7 +104,7 @@ def _layer_times(
     return [LayerTime(layer, 1e6 * c.seconds) for layer, c in zip(layers, costs, strict=True)]
 
 
-def summarise_kinds(times: Sequence[LayerTime], peak: Peak) -> list[KindSummary]:
+def summarise_kinds(times: Sequence[LayerTime], peak: Rates) -> list[KindSummary]:
     """By kind of layer, the one that loses most against its floor first."""
     kinds = dict.fromkeys(time.layer.kind for time in times)
     summaries = []

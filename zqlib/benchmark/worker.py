@@ -79,9 +79,9 @@ class Worker:
         assert self._process.pid is not None
         return self._process.pid
 
-    def measure(self, repeats: int) -> list[float]:
-        """Run once unmeasured, for caches and sleeping threads, then `repeats` times; in ms."""
-        return list(self._ask(repeats))
+    def measure(self, repeats: int, warm_up: bool = True) -> list[float]:
+        """Run `repeats` times, in ms; before them once unmeasured, for caches and threads."""
+        return list(self._ask((repeats, warm_up)))
 
     def memory_mb(self) -> float:
         """Peak of the memory since the model began to load, beyond what the process held before."""
@@ -150,10 +150,9 @@ class GpuWorker:
         """Of this process."""
         return os.getpid()
 
-    def measure(self, repeats: int) -> list[float]:
-        """Run once unmeasured, then `repeats` times; in ms."""
-        self._engine.run()
-        return [_run_ms(self._engine.run) for _ in range(repeats)]
+    def measure(self, repeats: int, warm_up: bool = True) -> list[float]:
+        """See `Worker.measure`."""
+        return _turn_ms(self._engine.run, repeats, warm_up)
 
     def memory_mb(self) -> float:
         """Peak of the GPU's memory that torch gave to it while it loaded and first ran."""
@@ -186,15 +185,20 @@ def _serve(pipe: Connection, inputs: Inputs, cpus: Sequence[int]) -> None:
                     pipe.send(machine.rss_mb(peak=True) - before_mb)
                 case "layers":
                     pipe.send(engine.layers())
-                case repeats:
-                    engine.run()
-                    pipe.send([_run_ms(engine.run) for _ in range(repeats)])
+                case (repeats, warm_up):
+                    pipe.send(_turn_ms(engine.run, repeats, warm_up))
     except (EOFError, KeyboardInterrupt, BrokenPipeError):
         return
     except ZqError as error:
         pipe.send(error)
     except Exception as error:  # an engine's own exceptions have no common base
         pipe.send(InputError(f"The engine {inputs.system} failed ({error}); leave it out."))
+
+
+def _turn_ms(run: Any, repeats: int, warm_up: bool) -> list[float]:
+    if warm_up:
+        run()
+    return [_run_ms(run) for _ in range(repeats)]
 
 
 def _run_ms(run: Any) -> float:

@@ -78,7 +78,7 @@ def read_evidence(root: Path) -> Evidence:
     """
     results = root / "results"
     records = read_records(results) if any(results.glob("*/records/*.json")) else []
-    timed = (sorted(results.glob(f"*/{page}/*.json")) for page in ("benchmark", "gpu"))
+    timed = (sorted(results.glob(f"*/{page}/**/*.json")) for page in ("benchmark", "gpu"))
     benchmarks = [read_json(path) for paths in timed for path in paths]
     return Evidence(records, benchmarks)
 

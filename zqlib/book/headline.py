@@ -88,7 +88,7 @@ def _speed_table(root: Path, evidence: Evidence) -> str:
             systems = cases.setdefault((r["model"], r["threads"], r["device"], r["profile"]), {})
             systems[f"{r['engine']}:{r['precision']}"] = r
     rows = []
-    for (model, threads, *_), systems in sorted(cases.items()):
+    for (model, threads, device, _), systems in sorted(cases.items()):
         own = systems.pop("cpu:int8", None)
         base = systems.get(own["baseline"]) if own else None
         peers = [r for r in systems.values() if r["precision"] == "int8"]
@@ -97,7 +97,7 @@ def _speed_table(root: Path, evidence: Evidence) -> str:
         peer = min(peers, key=lambda r: float(r["latency_ms"]))
         low, high = own["ratio_ci95"]
         rows.append((
-            model, str(threads),
+            model, device, str(threads),
             f"{base['latency_ms']:.1f}",
             f"{peer['latency_ms']:.1f} ({peer['engine']})",
             f"{own['latency_ms']:.1f}",
@@ -107,7 +107,7 @@ def _speed_table(root: Path, evidence: Evidence) -> str:
     against = (
         evidence.benchmarks[0]["baseline"].replace(":", " ") if evidence.benchmarks else "float"
     )
-    header = ("Model", "Threads", f"{against}, ms", "Fastest INT8 peer, ms", "Ours, ms",
+    header = ("Model", "Device", "Threads", f"{against}, ms", "Fastest INT8 peer, ms", "Ours, ms",
               f"Times {against} [95 %]", "Times the peer")  # fmt: skip
     return markdown_table(header, rows)
 

@@ -175,10 +175,10 @@ def expected(root: Path) -> str:
 def records(root: Path) -> str:
     """Every record, to download."""
     rows = []
-    for path in sorted(root.glob("results/*/*/*.json")):
-        profile, kind = path.parents[1].name, path.parent.name
+    for path in sorted(root.glob("results/*/*/**/*.json")):
+        profile, *kind = path.parent.relative_to(root / "results").parts
         source = path.relative_to(root).as_posix()
-        rows.append((profile, kind, f"{{download}}`{path.name} </{source}>`"))
+        rows.append((profile, "/".join(kind), f"{{download}}`{path.name} </{source}>`"))
     return markdown_table(("Profile", "Kind", "File"), rows)
 
 

@@ -19,6 +19,7 @@ from zqlib.export.onnx_qdq import export_qdq
 from zqlib.files import read_json, write_json
 from zqlib.integer.operators import Conv1d, Conv2d
 from zqlib.integer.packing import stored_bits
+from zqlib.machines import machine_folder, other_machines, unchanged_since
 from zqlib.noise import noise_batches
 from zqlib.parameters import Parameters
 from zqlib.profiles import CorpusSplit
@@ -28,11 +29,11 @@ from zqlib.quantization.scheme import QuantScheme, preset
 from zqlib.quantized_model import load_quantized
 from zqlib.results import commit, device_name, provenance
 
-__all__ = ["exports_experiment"]
+__all__ = ["exports_elsewhere", "exports_experiment"]
 
 
 def exports_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
-    """Compare, weigh and count the forms of each model of a profile, on its first split.
+    """Compare, weigh and count the forms of each model of a profile, on its first split, here.
 
     Yields:
         The record of each model: `agreement`, rows with the fields of
@@ -64,8 +65,21 @@ def exports_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
                 model_sha256=checkpoint.sha256, data_sha256=checkpoint.data_sha256(split)
             ),
         }
-        write_json(profile.folder(root) / "exports" / f"{checkpoint.name}.json", record)
+        folder = machine_folder(profile.folder(root) / "exports")
+        write_json(folder / f"{checkpoint.name}.json", record)
         yield record
+
+
+def exports_elsewhere(parameters: Parameters) -> list[tuple[dict[str, Any], bool]]:
+    """Records of other kinds of machines, whose runtimes may multiply in another way.
+
+    Returns:
+        Each record, and whether zqlib has not changed since.
+    """
+    folder = parameters.load_profile().folder(parameters.root) / "exports"
+    paths = (path for other in other_machines(folder) for path in sorted(other.glob("*.json")))
+    records = [read_json(path) for path in paths]
+    return [(r, unchanged_since(parameters.root, r["commit"], "zqlib")) for r in records]
 
 
 def _compare(checkpoint: Checkpoint, split: CorpusSplit) -> dict[str, Any]:
@@ -81,6 +95,7 @@ def _compare(checkpoint: Checkpoint, split: CorpusSplit) -> dict[str, Any]:
         schemes=[recipe.scheme.to_json() for recipe in recipes],
         synthesis=profile.synthesis.to_json(),
         engines=installed_engines(),
+        device=device_name(),
     )
     path = checkpoint.root / "work" / "exports" / f"{checkpoint.name}-{key}.json"
     if not path.is_file():

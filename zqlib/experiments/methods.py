@@ -46,8 +46,8 @@ def methods_experiment(parameters: Parameters) -> list[Record]:
 
 
 def _systems(checkpoint: Checkpoint) -> Iterator[System]:
-    """The float model, a program for every method of the profile at each of its widths, and one
-    for each width as it is usual.
+    """The float model, a program for every method of the profile at each of its widths, and for
+    each width one as it is usual, and one that recordings made in the same way if there are any.
     """
     profile, family = checkpoint.profile, checkpoint.model.family
     range_method = profile.quant_schemes(family)[0].range_method
@@ -65,6 +65,9 @@ def _systems(checkpoint: Checkpoint) -> Iterator[System]:
     for width in dict.fromkeys(width for method in methods for width in method.schemes):
         recipe = Recipe(usual_scheme(width, family), "synthetic", profile.synthesis)
         yield _system(checkpoint, recipe, "usual", width, held_out)
+        if recordings := profile.resolve_calibration(checkpoint.root):
+            recipe = replace(recipe, calibration="real", recordings=recordings)
+            yield _system(checkpoint, recipe, "recordings", width, held_out)
 
 
 def _system(

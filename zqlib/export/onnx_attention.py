@@ -75,7 +75,11 @@ def attention(graph: GraphBuilder, operator: Attention, reads: list[str], valid:
         domain=DOMAIN,
         output=f"{name}.weights",
     )
-    sums = graph.add("MatMulInteger", weights, _transpose(graph, value))
+    # both of uint8: times int8, products saturate in ONNX Runtime where there is no VNNI
+    none, middle = (graph.constant(torch.tensor(x, dtype=torch.uint8), "zero") for x in (0, 128))
+    wide = (graph.cast(x, TensorProto.INT32) for x in (value, middle))
+    unsigned = graph.cast(graph.add("Add", *wide), TensorProto.UINT8)
+    sums = graph.add("MatMulInteger", weights, _transpose(graph, unsigned), none, middle)
     context = graph.add("WeightedMean", sums, weights, domain=DOMAIN)
     return graph.reshape(_transpose(graph, context), 0, channels, -1, output=operator.output)
 

@@ -5,9 +5,9 @@ The model computes what `zqlib.integer.reference` does, bit for bit, beyond each
     features (batch, channels, frames) int8 or uint8, length (batch,) int64
     -> tokens (batch, frames') int32, logits (batch, classes, frames') int32, output_length (batch,)
 
-Convolutions are `ConvInteger`, attention's products `MatMulInteger`; both are exact in ONNX Runtime
-where the processor adds 8-bit products in 32 bits (x86 with VNNI or AMX, Arm with dot products), as
-`zqlib.integer.products` wants it too. All else is int64 arithmetic, see
+Convolutions are `ConvInteger`, attention's products `MatMulInteger`, in the combinations of signed
+and unsigned bytes that ONNX Runtime multiplies exactly on every processor: on x86 without VNNI, a
+matrix of uint8 times one of int8 saturates. All else is int64 arithmetic, see
 `zqlib.export.onnx_functions`. Every operator of a program can be said; refusals cannot: the
 reference raises an error at features out of range, a length beyond the frames, or an utterance too
 short for a convolution, and the model takes what it gets. (More frames than the table of positions

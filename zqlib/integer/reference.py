@@ -1,9 +1,9 @@
 """The `reference` backend: the executable specification, in torch integer tensors.
 
 Runs under `IntegerOnly`, so it cannot compute in floating point unnoticed. Products are
-`torch._int_mm` (int8 x int8 or uint8 x int8 to int32). Inside, tensors are (batch, frames,
-channels): a pointwise convolution is then one matrix product, and a depthwise tap one shifted
-multiply-add of contiguous rows.
+`torch._int_mm` (int8 x int8 or uint8 x int8 to int32), or of int32 where that is faster. Inside,
+tensors are (batch, frames, channels): a pointwise convolution is then one matrix product, and a
+depthwise tap one shifted multiply-add of contiguous rows.
 """
 
 from collections import Counter

@@ -29,7 +29,7 @@ from zqlib.quantization.nodes import (
     FloatProduct,
 )
 
-__all__ = ["FloatGraph", "Value", "execute"]
+__all__ = ["FloatGraph", "Value", "execute", "joined"]
 
 
 Value = tuple[Tensor, Tensor]
@@ -136,6 +136,13 @@ class FloatGraph:
                     del values[name]
         logits, lengths = values[self.logits]
         return logits.squeeze(2), lengths
+
+
+def joined(batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Batches of features (batch, channels, frames) and lengths (batch,) as one, padded."""
+    most = max(features.shape[2] for features, _ in batches)
+    features = torch.cat([functional.pad(x, (0, most - x.shape[2])) for x, _ in batches])
+    return features, torch.cat([lengths for _, lengths in batches])
 
 
 def _conv2d(conv: FloatConv2d, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.equalize import equalize
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
+from zqlib.quantization.reconstruction import reconstruct
 from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantization.weights import quantize_weights
@@ -44,4 +45,7 @@ def prepare(
     batches = [(features.to(device), lengths.to(device)) for features, lengths in batches]
     graph = equalize(fold(network, scheme), batches, scheme)
     scales = (calibrate_rounded if q_dq else calibrate)(graph, batches, scheme)
-    return quantize_weights(graph, scales, batches, scheme, progress).to("cpu"), scales
+    rounded = quantize_weights(graph, scales, batches, scheme, progress)
+    if scheme.block_reconstruction:
+        rounded = reconstruct(graph, rounded, scales, batches, scheme, progress)
+    return rounded.to("cpu"), scales

@@ -49,6 +49,8 @@ class QuantScheme:
             what calibration data the layer reads: to where earlier errors are made up for (`gptq`),
             or to the one of its two neighbouring levels that gradients find (`adaround`).
         bias_correction: add to each bias what rounding the weights takes off the mean output.
+        block_reconstruction: then move the weights of every block on their grids together, for the
+            least error of what the block hands on (`zqlib.quantization.reconstruction`).
         weight_group: how many weights of an output, of fewer than 8 bits, share an integer
             sub-scale: a weight times it is still an int8. None for no sub-scales.
         weight_budget: 2 to 8, bits of a weight on average, its share of a sub-scale among them:
@@ -75,6 +77,7 @@ class QuantScheme:
     weight_range_method: WeightRangeMethod = "minmax"
     weight_rounding: WeightRounding = "nearest"
     bias_correction: bool = False
+    block_reconstruction: bool = False
     weight_group: int | None = None
     weight_budget: float | None = None
     budget_of: BudgetOf = "size"
@@ -97,7 +100,7 @@ class QuantScheme:
                     f"The {name.replace('_', ' ')} {getattr(self, name)!r} is unknown; use {known}."
                 )
         for name in ("both_ends", "unsigned_relu", "offset_swish", "equalize", "signed_sums",
-                     "bias_correction"):  # fmt: skip
+                     "bias_correction", "block_reconstruction"):  # fmt: skip
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
         group = self.weight_group
@@ -105,7 +108,8 @@ class QuantScheme:
             raise InputError(
                 f"weight_group is {group!r}; give an integer from 2 to {_LARGEST_GROUP}, or none."
             )
-        beyond = self.weight_rounding != "nearest" or self.bias_correction or group is not None
+        methods = self.bias_correction or self.block_reconstruction
+        beyond = self.weight_rounding != "nearest" or methods or group is not None
         if not self.both_ends and beyond:
             raise InputError(
                 "both_ends can be false only where weights, without sub-scales, go to the nearest "
@@ -188,8 +192,9 @@ def usual_scheme(name: str, family: str, **overrides: Any) -> QuantScheme:
     Ranges of activations: for fewer than 8 bits, and for a Jasper, with the least squared error;
     but a Conformer's leave the largest 0.004 % out. With 8 bits the extremes, which lose least of a
     Conformer once it is equalized (2 to 3 dB).
-    Weights: corrected biases, and rounding that is learned for fewer than 6 bits and of second
-    order from there on, where it is nearly as good and faster; for a Conformer steps of the least
+    Weights: corrected biases, and rounding that is learned for fewer than 6 bits, layer by layer
+    and then, unless the rounding is chosen, block by block; and of second order from there on,
+    where it is nearly as good and faster; for a Conformer steps of the least
     squared error below 8 bits, which QuartzNet's depthwise weights do not bear. A Jasper of 8 bits
     has its weights at the nearest level: second moments of all taps of its dense convolutions
     would take half an hour, and it loses little.
@@ -204,6 +209,7 @@ def usual_scheme(name: str, family: str, **overrides: Any) -> QuantScheme:
     bits = named.weight_budget or named.weight_bits
     if bits < 8 or family != "jasper":
         usual |= {"weight_rounding": "adaround" if bits < 6 else "gptq", "bias_correction": True}
+    usual["block_reconstruction"] = bits < 6 and "weight_rounding" not in overrides
     if bits < 8 and family == "conformer":
         usual["weight_range_method"] = "mse"
     return preset(name, **(usual | overrides))

@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
 from zqlib.quantization.adaround import learned_rounding
 from zqlib.quantization.calibrate import activation_levels, zero_points
 from zqlib.quantization.gptq import second_order_rounding
-from zqlib.quantization.graph import FloatGraph, Value, execute
+from zqlib.quantization.graph import FloatGraph, Value, execute, joined
 from zqlib.quantization.mixed_precision import with_layer_bits
 from zqlib.quantization.nodes import FloatConv, FloatConv2d, FloatOperator
 from zqlib.quantization.patches import patches, weight_rows
@@ -71,9 +70,7 @@ def quantize_weights(
         x, lengths = execute(operator, reads)
         return (rounded(operator.output, x) if operator.output in levels else x), lengths
 
-    most = max(features.shape[2] for features, _ in batches)
-    features = torch.cat([functional.pad(x, (0, most - x.shape[2])) for x, _ in batches])
-    lengths = torch.cat([lengths for _, lengths in batches])
+    features, lengths = joined(batches)
     with tqdm(total=len(graph.operators), desc="weights", disable=not progress) as bar:
         graph.run(rounded(graph.input, features), lengths, step=step)
     return replace(graph, operators=tuple(operators))

@@ -15,6 +15,7 @@
 extern "C" {
 int zq_lanes(const char*);
 int zq_panel_width(const char*);
+int zq_depth(const char*);
 int zq_offset(const char*);
 int64_t zq_scratch_bytes(const char*, const void*, int);
 void zq_run(const char*, const void*, int64_t, int);
@@ -36,6 +37,7 @@ int main(int, char** arguments) {
     int64_t answer = 0;
     if (question == "lanes") answer = zq_lanes(set);
     if (question == "panel_width") answer = zq_panel_width(set);
+    if (question == "depth") answer = zq_depth(set);
     if (question == "offset") answer = zq_offset(set);
     if (question == "scratch_bytes") answer = zq_scratch_bytes(set, steps, threads);
     if (question == "run") zq_run(set, steps, count, threads);

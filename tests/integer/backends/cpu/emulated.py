@@ -65,6 +65,9 @@ class Emulator:
     def panel_width(self, instruction_set: str) -> int:
         return self._ask("panel_width", instruction_set)
 
+    def depth(self, instruction_set: str) -> int:
+        return self._ask("depth", instruction_set)
+
     def offset(self, instruction_set: str) -> int:
         return self._ask("offset", instruction_set)
 

@@ -52,7 +52,7 @@ class Constants:
         program: whose they are.
         operators: of the program, with their weights; each is packed before the next is read.
         jobs: of the program.
-        lanes, panel_width, offset: of the instruction set.
+        lanes, panel_width, depth, offset: of the instruction set.
         images: the tensors that are held with planes side by side.
         arrays: by the operator's name and theirs.
         fits_int32: names of the requantizations and attentions whose 64-bit results fit int32.
@@ -63,6 +63,7 @@ class Constants:
     jobs: Sequence[Job]
     lanes: int
     panel_width: int
+    depth: int
     offset: int
     images: dict[str, Image] = field(init=False)
     arrays: dict[tuple[str, str], Array] = field(default_factory=dict)
@@ -104,7 +105,8 @@ class Constants:
     def _arrays_of(self, operator: Operator) -> Iterator[tuple[str, Array]]:
         match operator:
             case Conv1d() if operator.groups > 1:
-                yield "weight", pack_depthwise(operator.weight[:, 0].numpy(), self.lanes)
+                weight = operator.weight[:, 0]
+                yield "weight", pack_depthwise(weight.numpy(), self.lanes, self.depth)
                 yield "bias", self._bias(operator)
             case Conv1d():
                 weight = operator.weight
@@ -115,11 +117,11 @@ class Constants:
                 runs = weight.permute(0, 2, 1)  # (out, taps, in)
                 if operator.dilation == 1:  # the taps lie side by side
                     runs = runs.flatten(1)[:, None]
-                yield "weight", pack_panels(runs.numpy(), self.panel_width)
+                yield "weight", pack_panels(runs.numpy(), self.panel_width, self.depth)
                 yield "bias", self._bias(operator)
             case Conv2d():
                 runs = operator.weight.permute(0, 2, 3, 1).flatten(2)  # (out, taps, taps * in)
-                yield "weight", pack_panels(runs.numpy(), self.panel_width)
+                yield "weight", pack_panels(runs.numpy(), self.panel_width, self.depth)
                 yield "bias", self._bias(operator)
             case Requantize():
                 image = self.images.get(operator.output)

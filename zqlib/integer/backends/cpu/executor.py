@@ -91,6 +91,7 @@ class Executor:
             jobs,
             kernels.lanes(self.instruction_set),
             kernels.panel_width(self.instruction_set),
+            kernels.depth(self.instruction_set),
             kernels.offset(self.instruction_set),
         )
         self._arena = torch.empty(0, dtype=torch.uint8)

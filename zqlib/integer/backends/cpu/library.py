@@ -26,7 +26,8 @@ _KERNELS = Path(__file__).parent / "kernels"
 _FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fwrapv", "-pthread")
 _VNNI = ("f", "bw", "dq", "vl", "vnni")
 _X86_64 = {
-    "avx2.cpp": ("-mavx2",),
+    # GCC would keep products of the next iteration, for which there are no registers.
+    "avx2.cpp": ("-mavx2", "-fno-predictive-commoning"),
     "avx_vnni.cpp": ("-mavx2", "-mavxvnni"),
     "avx512_vnni.cpp": (*(f"-mavx512{part}" for part in _VNNI), "-mprefer-vector-width=512"),
 }
@@ -44,9 +45,9 @@ class Library:
     def __init__(self, path: Path) -> None:
         loaded = ctypes.CDLL(str(path))
         self._lanes, self._panel_width = loaded.zq_lanes, loaded.zq_panel_width
-        self._offset = loaded.zq_offset
+        self._depth, self._offset = loaded.zq_depth, loaded.zq_offset
         self._scratch_bytes, self._run = loaded.zq_scratch_bytes, loaded.zq_run
-        for property_ in (self._lanes, self._panel_width, self._offset):
+        for property_ in (self._lanes, self._panel_width, self._depth, self._offset):
             property_.argtypes = [ctypes.c_char_p]
         self._scratch_bytes.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int]
         self._scratch_bytes.restype = ctypes.c_int64
@@ -60,6 +61,10 @@ class Library:
     def panel_width(self, instruction_set: str) -> int:
         """Output channels of a panel of weights."""
         return int(self._panel_width(instruction_set.encode()))
+
+    def depth(self, instruction_set: str) -> int:
+        """Weights of an output channel that its dot product adds to a lane."""
+        return int(self._depth(instruction_set.encode()))
 
     def offset(self, instruction_set: str) -> int:
         """What its dot product takes off every byte of activations."""

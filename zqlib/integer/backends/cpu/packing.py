@@ -26,38 +26,40 @@ Array = npt.NDArray[Any]
 _VECTOR = 32  # channels beyond the last one that a kernel may read
 
 
-def pack_panels(runs: Array, width: int) -> Array:
+def pack_panels(runs: Array, width: int, depth: int) -> Array:
     """Weights of a matrix product.
 
     Args:
         runs: (out, runs, bytes) int8: what each output multiplies with the bytes of each run.
         width: of a panel, in outputs.
+        depth: weights of an output that are multiplied at a time.
 
     Returns:
-        (panels, runs, fours, width, 4) int8, zero beyond the last output and the last byte.
+        (panels, runs, groups, width, depth) int8, zero beyond the last output and the last byte.
     """
-    out, count, depth = runs.shape
-    padded = np.pad(runs, ((0, -out % width), (0, 0), (0, -depth % 4)))
-    panels = padded.reshape(-1, width, count, padded.shape[2] // 4, 4)
+    out, count, size = runs.shape
+    padded = np.pad(runs, ((0, -out % width), (0, 0), (0, -size % depth)))
+    panels = padded.reshape(-1, width, count, padded.shape[2] // depth, depth)
     return panels.transpose(0, 2, 3, 1, 4)
 
 
-def pack_depthwise(weight: Array, lanes: int) -> Array:
-    """Weights of a depthwise convolution in its four phases.
+def pack_depthwise(weight: Array, lanes: int, depth: int) -> Array:
+    """Weights of a depthwise convolution, in as many phases as taps are multiplied at a time.
 
     Args:
         weight: (channels, taps) int8.
         lanes: of a vector.
+        depth: taps that are multiplied at a time.
 
     Returns:
-        (vectors, 4 phases, fours, lanes, 4) int8: in phase p, tap k lies at place p + k.
+        (vectors, phases, groups, lanes, depth) int8: in phase p, tap k lies at place p + k.
     """
     channels, taps = weight.shape
-    fours = (taps + 3 + 3) // 4
-    phases = np.zeros((4, channels + -channels % lanes, 4 * fours), np.int8)
-    for phase in range(4):
+    groups = (taps + 2 * (depth - 1)) // depth
+    phases = np.zeros((depth, channels + -channels % lanes, depth * groups), np.int8)
+    for phase in range(depth):
         phases[phase, :channels, phase : phase + taps] = weight
-    split = phases.reshape(4, -1, lanes, fours, 4)
+    split = phases.reshape(depth, -1, lanes, groups, depth)
     return split.transpose(1, 0, 3, 2, 4)
 
 

@@ -33,6 +33,7 @@ struct Output {
 
 // Conv1d with one group. Weights come in panels of `lanes * columns` output channels, and within a
 // panel as [run][4 bytes of the run][output channel][4]: the order in which the product reads them.
+// Where a lane holds fewer operands (`depth`), they are so many for each 4 here.
 struct Convolution {
   const uint8_t* x;
   const int8_t* weight;

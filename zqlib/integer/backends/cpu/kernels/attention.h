@@ -29,12 +29,14 @@ struct Workspace {
   int32_t* distances = take<int32_t>(V::rows * distance_pitch);
   int64_t* powers = take<int64_t>(frames);
   uint8_t* weights = take<uint8_t>(V::rows * weight_bytes);
+  typename V::Operand* operands = take<typename V::Operand>(
+      widens<V> ? V::rows * whole<V>(frames > size ? frames : size) : 0);
 
   Workspace(const Attention& a, uint8_t* begin)
       : frames(a.frames), size(a.channels / a.heads), end(begin) {}
 
   static int64_t panels(int64_t columns) { return (columns + width - 1) / width; }
-  static int64_t packed(int64_t depth) { return (depth + 3) / 4 * 4 * width; }  // of one panel
+  static int64_t packed(int64_t rows) { return whole<V>(rows) * width; }  // of one panel
 
   template <class T>
   T* take(int64_t count) {
@@ -51,20 +53,20 @@ int64_t scratch_bytes(const Attention& a, int threads) {
 
 // Packs columns whose bytes lie side by side in memory, `stride` apart: keys and positions.
 template <class V>
-void pack_columns(const uint8_t* from, int64_t depth, int64_t columns, int64_t stride,
-                  int8_t* to) {
+void pack_columns(const uint8_t* from, int64_t rows, int64_t columns, int64_t stride, int8_t* to) {
   constexpr int width = panel_width<V>;
+  constexpr int deep = depth<V>;
   for (int64_t panel = 0; panel < columns; panel += width) {
-    for (int64_t four = 0; four < depth; four += 4) {
+    for (int64_t row = 0; row < rows; row += deep) {
       const uint8_t signs[4] = {0x80, 0x80, 0x80, 0x80}, ones[4] = {0xff, 0xff, 0xff, 0xff};
       uint32_t inside = 0, sign;
-      std::memcpy(&inside, ones, depth - four < 4 ? depth - four : 4);
+      std::memcpy(&inside, ones, rows - row < deep ? rows - row : deep);
       std::memcpy(&sign, signs, 4);
-      for (int64_t c = panel; c < panel + width; ++c, to += 4) {
+      for (int64_t c = panel; c < panel + width; ++c, to += deep) {
         uint32_t bytes = sign;
-        if (c < columns) std::memcpy(&bytes, from + c * stride + four, 4);
+        if (c < columns) std::memcpy(&bytes, from + c * stride + row, deep);
         bytes = (bytes ^ sign) & inside;
-        std::memcpy(to, &bytes, 4);
+        std::memcpy(to, &bytes, deep);
       }
     }
   }
@@ -73,17 +75,18 @@ void pack_columns(const uint8_t* from, int64_t depth, int64_t columns, int64_t s
 // Packs rows, `stride` apart: values. What lies beyond the last row is multiplied by weights of 0,
 // and what lies beyond the last column is not read again.
 template <class V>
-void pack_rows(const uint8_t* from, int64_t depth, int64_t columns, int64_t stride, int8_t* to) {
+void pack_rows(const uint8_t* from, int64_t rows, int64_t columns, int64_t stride, int8_t* to) {
+  constexpr int deep = depth<V>;
   int8_t* const begin = to;
   for (int64_t panel = 0; panel < columns; panel += panel_width<V>) {
-    for (int64_t four = 0; four < depth; four += 4) {
-      const uint8_t* rows[4];
-      for (int64_t i = 0; i < 4; ++i) {
-        rows[i] = from + (four + i < depth ? four + i : depth - 1) * stride + panel;
+    for (int64_t first = 0; first < rows; first += deep) {
+      const uint8_t* lane[deep];
+      for (int64_t i = 0; i < deep; ++i) {
+        lane[i] = from + (first + i < rows ? first + i : rows - 1) * stride + panel;
       }
-      for (int c = 0; c < 2; ++c, to += 4 * V::lanes) {
-        V::interleave(rows, reinterpret_cast<uint8_t*>(to));
-        for (auto& row : rows) row += V::lanes;
+      for (int c = 0; c < 2; ++c, to += deep * V::lanes) {
+        V::interleave(lane, reinterpret_cast<uint8_t*>(to));
+        for (auto& row : lane) row += V::lanes;
       }
     }
   }
@@ -111,7 +114,7 @@ void fold_offset(const int8_t* packed, int64_t bytes, int64_t panels, int32_t* t
   std::memset(to, 0, panels * width * 4);
   if (V::offset == 0) return;
   for (int64_t panel = 0; panel < panels; ++panel, to += width) {
-    for (int64_t i = 0; i < bytes; ++i, ++packed) to[i / 4 % width] += V::offset * *packed;
+    for (int64_t i = 0; i < bytes; ++i, ++packed) to[i / depth<V> % width] += V::offset * *packed;
   }
 }
 
@@ -131,14 +134,15 @@ void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w
 
   for (int64_t i = 0; i < n; i += V::rows) {
     const int rows = n - i < V::rows ? int(n - i) : V::rows;
-    const Rows query = {a.query + start + i * a.channels, a.channels, 0, 1, size};
+    const Rows query =
+        operands<V>(a.query + start + i * a.channels, a.channels, rows, size, w.operands);
     for (int64_t p = 0; p < w.key_panels; ++p) {
-      multiply<V>(rows, width, query, w.keys + p * query.panel_bytes(width), w.key_bias + p * width,
+      multiply<V>(rows, width, query, w.keys + p * panel_bytes<V>(query), w.key_bias + p * width,
                   w.scores + p * width, w.score_pitch);
     }
     // Row i meets the distances n - 1 - i ... 2n - 2 - i.
     for (int64_t p = (n - i - rows) / width; p <= (2 * n - 2 - i) / width; ++p) {
-      multiply<V>(rows, width, query, w.positions + p * query.panel_bytes(width),
+      multiply<V>(rows, width, query, w.positions + p * panel_bytes<V>(query),
                   w.position_bias + p * width, w.distances + p * width, w.distance_pitch);
     }
     int64_t totals[V::rows];
@@ -147,10 +151,10 @@ void attend(const Attention& a, int64_t row, int64_t head, const Workspace<V>& w
       totals[r] = softmax_weights<V>(a, w.scores + r * w.score_pitch, distance, a.lengths[row],
                                      w.powers, w.weights + r * w.weight_bytes);
     }
-    const Rows weights = {w.weights, w.weight_bytes, 0, 1, n};
+    const Rows weights = operands<V>(w.weights, w.weight_bytes, rows, n, w.operands);
     for (int64_t column = 0; column < size; column += width) {
       alignas(64) int32_t tile[V::rows * width];
-      const int8_t* panel = w.values + column / width * weights.panel_bytes(width);
+      const int8_t* panel = w.values + column / width * panel_bytes<V>(weights);
       const int64_t columns = size - column < width ? size - column : width;
       multiply<V>(rows, columns, weights, panel, w.value_bias + column, tile, width);
       for (int r = 0; r < rows; ++r) {

@@ -15,6 +15,7 @@ struct Avx512Vnni {
   static constexpr int offset = 0;
   static constexpr bool interleaves_groups = true;
 
+  using Operand = uint8_t;
   using Int = __m512i;
   using Bytes = __m512i;
   using Weights = __m512i;

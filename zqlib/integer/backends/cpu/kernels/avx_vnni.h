@@ -6,22 +6,24 @@
 namespace zq {
 
 struct AvxVnni : Avx2 {
-  static constexpr int rows = 6;    // with two columns: 12 of 16 registers
   static constexpr int blocks = 2;  // times four phases: 8 of 16 registers
 
-  using Bytes = __m256i;
-  using Weights = __m256i;
+  using Operand = uint8_t;
 
   static Bytes load_bytes(const uint8_t* from) { return load_vector(from); }
   static Weights load_weights(const int8_t* from) { return load_vector(from); }
 
-  static Bytes broadcast(const uint8_t* from) {
-    int32_t four;
-    std::memcpy(&four, from, 4);
-    return _mm256_set1_epi32(four);
-  }
-
   static Int dot(Int sum, Bytes x, Weights w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
+
+  // The bytes of four rows side by side, lane after lane.
+  static void interleave(const uint8_t* const row[4], uint8_t* to) {
+    __m128i x[4];
+    for (int i = 0; i < 4; ++i) x[i] = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row[i]));
+    const __m128i low = _mm_unpacklo_epi8(x[0], x[1]), high = _mm_unpacklo_epi8(x[2], x[3]);
+    auto* out = reinterpret_cast<__m128i*>(to);
+    _mm_storeu_si128(out, _mm_unpacklo_epi16(low, high));
+    _mm_storeu_si128(out + 1, _mm_unpackhi_epi16(low, high));
+  }
 };
 
 }  // namespace zq

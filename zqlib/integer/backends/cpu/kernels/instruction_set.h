@@ -7,7 +7,7 @@
 namespace zq {
 
 struct InstructionSet {
-  int lanes, panel_width, offset;
+  int lanes, panel_width, depth, offset;
   void (*run)(const Step& step, const Worker& worker);
   int64_t (*scratch_bytes)(const Step& step, int threads);
 };

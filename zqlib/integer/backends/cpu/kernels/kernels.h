@@ -33,7 +33,7 @@ template <class V>
 int64_t scratch_of(const Step& step, int threads) {
   switch (step.kind) {
     case Kind::convolution:
-      return scratch_bytes(*static_cast<const Convolution*>(step.arguments), threads);
+      return scratch_bytes<V>(*static_cast<const Convolution*>(step.arguments), threads);
     case Kind::depthwise:
       return scratch_bytes<V>(*static_cast<const Depthwise*>(step.arguments), threads);
     case Kind::planar:
@@ -50,8 +50,8 @@ void run_step(const Step& step, const Worker& worker) {
 }
 
 template <class V>
-constexpr InstructionSet kernels_of = {V::lanes, panel_width<V>, V::offset, run_step<V>,
-                                       scratch_of<V>};
+constexpr InstructionSet kernels_of = {V::lanes,  panel_width<V>, depth<V>,
+                                       V::offset, run_step<V>,    scratch_of<V>};
 
 }  // namespace
 }  // namespace zq

@@ -53,6 +53,8 @@ int zq_lanes(const char* instruction_set) {
 
 int zq_panel_width(const char* instruction_set) { return find(instruction_set)->panel_width; }
 
+int zq_depth(const char* instruction_set) { return find(instruction_set)->depth; }
+
 int zq_offset(const char* instruction_set) { return find(instruction_set)->offset; }
 
 int64_t zq_scratch_bytes(const char* instruction_set, const Step* step, int threads) {

@@ -18,6 +18,7 @@ struct NeonDot {
   static constexpr int offset = 128;
   static constexpr bool interleaves_groups = false;
 
+  using Operand = uint8_t;
   using Int = int32x4_t;
   using Bytes = int8x16_t;
   using Weights = int8x16_t;

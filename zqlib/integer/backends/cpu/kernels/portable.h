@@ -16,6 +16,7 @@ struct Portable {
   static constexpr int offset = 0;  // that dot takes off every byte
   static constexpr bool interleaves_groups = false;
 
+  using Operand = uint8_t;  // as what an activation is multiplied; a lane holds 4 bytes of them
   struct Int { int32_t lane[lanes]; };
   struct Bytes { uint8_t lane[lanes][4]; };
   struct Weights { int8_t lane[lanes][4]; };

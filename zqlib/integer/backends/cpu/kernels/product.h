@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 
 #include "arguments.h"
 
@@ -12,7 +13,27 @@ namespace {
 template <class V>
 constexpr int panel_width = 2 * V::lanes;
 
-// The left operand: row r is the concatenation, over runs, of the bytes at
+// Activations that meet weights in a lane.
+template <class V>
+constexpr int depth = 4 / int(sizeof(typename V::Operand));
+
+// Whether activations are multiplied as other numbers than the bytes that tensors hold.
+template <class V>
+constexpr bool widens = sizeof(typename V::Operand) > 1;
+
+template <class Operand>
+void copy(const uint8_t* __restrict from, int64_t count, Operand* __restrict to) {
+  if constexpr (sizeof(Operand) == 1) std::memcpy(to, from, count);
+  else for (int64_t i = 0; i < count; ++i) to[i] = from[i];
+}
+
+template <class Operand>
+void fill(int64_t zero, int64_t count, Operand* to) {
+  if constexpr (sizeof(Operand) == 1) std::memset(to, int(zero), count);
+  else for (int64_t i = 0; i < count; ++i) to[i] = Operand(zero);
+}
+
+// The left operand: row r is the concatenation, over runs, of the operands' bytes at
 // first + r * row_stride + run * run_stride. A dilated tap, or a tap along the frames of an image,
 // is a run of its own; the taps of other convolutions lie side by side and make one run.
 struct Rows {
@@ -21,8 +42,25 @@ struct Rows {
   int64_t runs, run_bytes;
 
   int64_t fours() const { return (run_bytes + 3) / 4; }
-  int64_t panel_bytes(int width) const { return runs * fours() * width * 4; }
 };
+
+// Operands of whole lanes.
+template <class V>
+int64_t whole(int64_t count) { return (count + depth<V> - 1) / depth<V> * depth<V>; }
+
+// `count` bytes of some rows, widened to `to` where that is needed, with what lies beyond the end of
+// a row up to a whole lane.
+template <class V>
+Rows operands(const uint8_t* first, ptrdiff_t stride, int64_t rows, int64_t count,
+              typename V::Operand* to) {
+  if constexpr (!widens<V>) return {first, stride, 0, 1, count};
+  const int64_t pitch = whole<V>(count), bytes = int64_t(sizeof *to);
+  for (int64_t r = 0; r < rows; ++r) copy(first + r * stride, pitch, to + r * pitch);
+  return {reinterpret_cast<const uint8_t*>(to), pitch * bytes, 0, 1, count * bytes};
+}
+
+template <class V>
+int64_t panel_bytes(const Rows& x) { return x.runs * x.fours() * panel_width<V> * depth<V>; }
 
 // R rows by the first C vectors of a panel, held in registers: row r of out, `pitch` apart, is bias
 // + row r of x times the panel. A run is read in fours, up to 3 bytes beyond its end; the weights
@@ -40,10 +78,10 @@ void multiply(const Rows& x, const int8_t* panel, const int32_t* bias, int32_t* 
   const ptrdiff_t stride = x.row_stride;
   for (int64_t run = 0; run < x.runs; ++run) {
     const uint8_t* row = x.first + run * x.run_stride;
-    for (int64_t k = 0; k < fours; ++k, row += 4, panel += 4 * panel_width<V>) {
+    for (int64_t k = 0; k < fours; ++k, row += 4, panel += depth<V> * panel_width<V>) {
       typename V::Weights weights[C];
 #pragma GCC unroll 2
-      for (int c = 0; c < C; ++c) weights[c] = V::load_weights(panel + 4 * c * V::lanes);
+      for (int c = 0; c < C; ++c) weights[c] = V::load_weights(panel + depth<V> * c * V::lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const auto bytes = V::broadcast(row + r * stride);
