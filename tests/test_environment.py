@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,21 @@ def test_constraints_cover_the_project(
     for name in set(project) & set(constraints):
         version = pinned_version(constraints[name])
         assert project[name].specifier.contains(version), name
+
+
+def test_constraints_suit_every_python_that_is_promised(
+    constraints: dict[str, Requirement],
+) -> None:
+    """Some packages ask for a later patch release than a distribution's own Python has."""
+    oldest = "3.11.0"
+    assert SpecifierSet(read_project()["requires-python"]).contains(oldest)
+    asked = {
+        canonicalize_name(one.metadata["Name"]): one.metadata.get("Requires-Python", "")
+        for one in distributions()
+    }
+    installed = set(constraints) & set(asked)
+    assert "torch" in installed
+    assert [n for n in sorted(installed) if not SpecifierSet(asked[n]).contains(oldest)] == []
 
 
 def test_what_the_package_imports_is_declared(project: dict[str, Requirement]) -> None:
