@@ -88,6 +88,12 @@ def test_constraints_cover_the_project(
         assert project[name].specifier.contains(version), name
 
 
+def test_every_pin_is_of_something_that_is_installed(constraints: dict[str, Requirement]) -> None:
+    """A pin that outlives what asked for it is never tried."""
+    installed = {canonicalize_name(one.metadata["Name"]) for one in distributions()}
+    assert sorted(set(constraints) - installed) == []
+
+
 def test_constraints_suit_every_python_that_is_promised(
     constraints: dict[str, Requirement],
 ) -> None:
@@ -111,9 +117,9 @@ def test_what_the_package_imports_is_declared(project: dict[str, Requirement]) -
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.split(".")[0])
-    distributions = packages_distributions()
+    by_module = packages_distributions()
     for module in imported - set(sys.stdlib_module_names) - {"zqlib"}:
-        providers = {canonicalize_name(name) for name in distributions.get(module, [module])}
+        providers = {canonicalize_name(name) for name in by_module.get(module, [module])}
         assert providers & set(project), f"{module} is imported and not declared"
 
 
