@@ -300,8 +300,8 @@ def test_a_relative_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_notebook(root, "import os; assert os.path.samefile('.', os.environ['ZQ_TEST_ROOT'])")
     monkeypatch.setenv("ZQ_TEST_ROOT", str(root))
     monkeypatch.chdir(root.parent)
-    (output,) = reproduce(Path(root.name), "smoke", "wer")
-    assert output == Path(root.name) / "results/smoke/notebooks/wer.ipynb" and output.is_file()
+    (output,) = reproduce(Path(root.name), "smoke", "exports")
+    assert output == Path(root.name) / "results/smoke/notebooks/exports.ipynb" and output.is_file()
 
 
 def test_parameters_count_as_a_change(root: Path, executed: list[str]) -> None:
@@ -360,11 +360,11 @@ def test_a_missing_input_is_named(root: Path, executed: list[str], lost: str, me
 
 
 def replace_notebook(root: Path, *sources: str) -> None:
-    """Put other cells, after those parameters, in the place of `wer`."""
+    """Put other cells, after those parameters, in the place of `exports`, which needs no job."""
     first = new_code_cell('profile = "quick"', metadata={"tags": ["parameters"]})
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     notebook = new_notebook(cells=[first, *map(new_code_cell, sources)], metadata=kernel)
-    nbformat.write(notebook, root / "notebooks" / "wer.ipynb")
+    nbformat.write(notebook, root / "notebooks" / "exports.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -372,9 +372,9 @@ def replace_notebook(root: Path, *sources: str) -> None:
     [
         (
             "raise ValueError('first line\\nsecond line')",
-            r"wer\.ipynb failed in cell 3: ValueError",
+            r"exports\.ipynb failed in cell 3: ValueError",
         ),
-        ("import os; os._exit(1)", r"kernel of wer\.ipynb"),
+        ("import os; os._exit(1)", r"kernel of exports\.ipynb"),
     ],
     ids=["a failing cell", "a dead kernel"],
 )
@@ -382,7 +382,7 @@ def test_a_failure_leaves_nothing(root: Path, source: str, message: str) -> None
     replace_notebook(root, source)
     for _ in range(2):  # the second time, too: a failure is not taken for done
         with pytest.raises(RunError, match=message):
-            reproduce(root, "smoke", "wer")
+            reproduce(root, "smoke", "exports")
         assert contents(root / "results") == {}
         assert list((root / "results/smoke/notebooks").iterdir()) == []
         assert contents(root / "work/jobs/notebook") == {}
@@ -390,18 +390,18 @@ def test_a_failure_leaves_nothing(root: Path, source: str, message: str) -> None
 
 def test_an_executed_notebook_tells_no_address(root: Path) -> None:
     replace_notebook(root, "object()")
-    (output,) = reproduce(root, "smoke", "wer")
+    (output,) = reproduce(root, "smoke", "exports")
     assert "<object>" in output.read_text()
 
 
 def test_a_failure_keeps_the_last_success(root: Path) -> None:
     replace_notebook(root, "print(profile)")
-    (output,) = reproduce(root, "smoke", "wer")
+    (output,) = reproduce(root, "smoke", "exports")
     before = output.read_bytes()
     assert b"smoke" in before
     replace_notebook(root, "1 / 0")
     with pytest.raises(RunError):
-        reproduce(root, "smoke", "wer")
+        reproduce(root, "smoke", "exports")
     assert output.read_bytes() == before
 
 
@@ -459,7 +459,7 @@ def test_a_killed_run_and_a_full_disk_resume_to_the_same_bytes(done: Path, root:
 def test_an_interruption_is_one_sentence(root: Path) -> None:
     replace_notebook(root, "import pathlib, time; pathlib.Path('begun').touch(); time.sleep(600)")
     process = subprocess.Popen(
-        [ZQ, "reproduce", "--profile", "smoke", "--only", "wer"], cwd=root,
+        [ZQ, "reproduce", "--profile", "smoke", "--only", "exports"], cwd=root,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ},
         preexec_fn=listen_to_interrupts,
     )  # fmt: skip
