@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import SYNTHESIS, checkpoint, execute_pages, write_project
+from checkpoints import SYNTHESIS, checkpoint, write_project
 from torch import Tensor
 
 from zqlib.files import read_json, write_json
@@ -18,6 +18,7 @@ from zqlib.quantization.nodes import FloatConv
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantized_model import quantize, round_features
 from zqlib.recognition import FloatRecogniser, IntegerRecogniser, Recogniser
+from zqlib.reproduce import reproduce
 from zqlib.results import read_records
 from zqlib.simulations import SIMULATIONS, DynamicRecogniser, WeightsOnlyRecogniser
 from zqlib.synthesis import as_calibration, synthesize
@@ -96,7 +97,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = root / "workflow" / "profiles" / "smoke.json"
     kinds = ["synthetic", *SIMULATIONS]
     write_json(path, read_json(path) | {"calibrations": kinds, "schemes": ["w8a8"]})
-    execute_pages(root, "wer")
+    reproduce(root, "smoke", "wer")
     return root
 
 
