@@ -13,6 +13,7 @@ from zqlib.quantization.calibrate import activation_levels, calibrate, zero_poin
 from zqlib.quantization.equalize import equalize
 from zqlib.quantization.fold import fold
 from zqlib.quantization.lower import logits_step, lower
+from zqlib.quantization.recentre import recentre
 from zqlib.quantization.scheme import QuantScheme
 from zqlib.quantization.weights import quantize_weights
 from zqlib.quantized_model import round_features
@@ -75,7 +76,8 @@ def tensor_errors(
         InputError: calibration saw only zeros somewhere.
         LoweringError: an accumulator could overflow.
     """
-    graph = equalize(fold(model.network, scheme), batches, scheme)
+    graph = recentre(fold(model.network, scheme), batches, scheme)
+    graph = equalize(graph, batches, scheme)
     scales = calibrate(graph, batches, scheme)
     rounded = quantize_weights(graph, scales, batches, scheme)
     program = lower(rounded, scales, scheme)

@@ -29,7 +29,7 @@ def execute(root: Path, name: str, values: Mapping[str, Any], made_from: Mapping
     import nbformat
     import papermill
 
-    folder = load_parameters(root, values).load_profile().folder(root)
+    folder = load_parameters(root, values).results
     source, output = root / "notebooks" / f"{name}.ipynb", page(folder, name)
     unknown = sorted(set(values) - set(papermill.inspect_notebook(str(source))))
     if unknown:

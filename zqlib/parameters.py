@@ -63,6 +63,11 @@ class Parameters:
                 raise InputError(f"The parameter {name} is a list of names.")
         return parameters
 
+    @property
+    def results(self) -> Path:
+        """The folder of the profile's results."""
+        return self.load_profile().folder(self.root)
+
     def load_profile(self) -> Profile:
         """The profile, cut down to the models and splits asked for.
 

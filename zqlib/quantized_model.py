@@ -187,7 +187,7 @@ def quantize(
     calibration: dict[str, Any],
     progress: bool = False,
 ) -> QuantizedModel:
-    """Fold, equalize, calibrate, round the weights of and lower a model.
+    """Fold, recentre, equalize, calibrate, round the weights of and lower a model.
 
     Args:
         model: the float model.

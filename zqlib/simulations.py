@@ -26,8 +26,8 @@ class Simulation:
 
     Args:
         model: the float model.
-        batches: what the program is equalized and its weights are rounded on: features (batch,
-            n_mels, frames) float32 and lengths (batch,) int64.
+        batches: what the program is recentred and equalized and its weights are rounded on:
+            features (batch, n_mels, frames) float32 and lengths (batch,) int64.
         scheme: bits and methods.
 
     Attributes:

@@ -62,7 +62,8 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Method(Ablation):
-    """An `Ablation` of every one of some schemes, unequalized and rounded to the nearest level.
+    """An `Ablation` of every one of some schemes, neither recentred nor equalized, and rounded to
+    the nearest level.
 
     Attributes:
         schemes: their short names.

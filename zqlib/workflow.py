@@ -163,7 +163,7 @@ def run(root: Path, kind: str, name: str) -> None:
     _do(root, found["parameters"], kind, job.work)
     note_cost(root, job.stamp, time.perf_counter() - start_s)
     if kind == "notebook" and found["parameters"].keys() == {"profile"}:
-        folder = load_parameters(root, found["parameters"]).load_profile().folder(root)
+        folder = load_parameters(root, found["parameters"]).results
         write_page_cost(root, folder, job.work["notebook"], [*job.needs, job.stamp])
 
 

@@ -13,7 +13,7 @@ from zqlib.quantization.calibrate import activation_levels, calibrate, zero_poin
 from zqlib.quantization.equalize import equalize
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
-from zqlib.quantization.nodes import Activation, FloatAttention, FloatLayerNorm
+from zqlib.quantization.nodes import Activation, FloatAttention, FloatLayerNorm, FloatProduct
 from zqlib.quantization.scheme import QuantScheme
 
 SCHEME = QuantScheme()
@@ -67,6 +67,25 @@ def test_keys_or_positions_fill_every_channel() -> None:
     largest = [torch.maximum(-low, high) for low, high in (after[key], after[positions])]
     relative = torch.maximum(*(width / width.max() for width in largest))
     torch.testing.assert_close(relative, torch.ones_like(relative), rtol=1e-3, atol=1e-3)
+
+
+def test_gated_values_and_products_are_drawn_together_by_the_same_factors() -> None:
+    graph, batch = graph_and_batch("conformer")
+    before, after = ranges(graph, batch), ranges(equalize(graph, [batch], SCHEME), batch)
+    pairs = [o.reads[0] for o in graph.operators if isinstance(o, FloatProduct)]
+    assert len(pairs) == 2
+    for value in pairs:
+        product = value.replace("value", "glu")
+        relative, factors = [], []
+        for name in (value, product):
+            width, changed = (
+                torch.maximum(-low, high) for low, high in (before[name], after[name])
+            )
+            relative.append(width / width.max())
+            factors.append(width / changed)
+        expected = (relative[0] * relative[1]).sqrt().sqrt()
+        for factor in factors:
+            torch.testing.assert_close(factor, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_depthwise_outputs_begin_at_their_smallest_value() -> None:

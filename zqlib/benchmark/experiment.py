@@ -73,7 +73,7 @@ def benchmark_experiment(parameters: Parameters) -> list[BenchmarkRecord]:
                     write_benchmark(folders[case], record)
         for folder in folders.values():
             records += _kept(folder)
-    results = machine_folder(parameters.load_profile().folder(root) / "benchmark")
+    results = machine_folder(parameters.results / "benchmark")
     for record in records:
         write_benchmark(results, record)
     return records
@@ -150,8 +150,8 @@ def roofline_experiment(
             "provenance": provenance(model_sha256=source.digest, plan=plan.to_json()),
         }  # fmt: skip
         record = json.loads(json.dumps(record))  # as it is read back: tuples become lists
-        folder_of_results = parameters.load_profile().folder(parameters.root) / "roofline"
-        write_json(machine_folder(folder_of_results) / f"{source.name}.json", record)
+        kept = machine_folder(parameters.results / "roofline")
+        write_json(kept / f"{source.name}.json", record)
         yield record
 
 
@@ -183,8 +183,8 @@ def synthesis_experiment(parameters: Parameters) -> Iterator[dict[str, Any]]:
             "commit": commit(parameters.root),
             "provenance": provenance(model_sha256=source.digest),
         }
-        folder = parameters.load_profile().folder(parameters.root) / "synthesis-speed"
-        write_json(machine_folder(folder) / f"{source.name}.json", record)
+        folder = machine_folder(parameters.results / "synthesis-speed")
+        write_json(folder / f"{source.name}.json", record)
         yield record
 
 

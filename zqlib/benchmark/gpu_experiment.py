@@ -72,7 +72,7 @@ def gpu_experiment(parameters: Parameters) -> GpuResults:
     Raises:
         InputError: the profile has no plan for a GPU; or there is neither a GPU nor a record.
     """
-    folder = parameters.load_profile().folder(parameters.root)
+    folder = parameters.results
     if torch.cuda.is_available():
         for _ in measure(parameters):
             pass
@@ -103,7 +103,7 @@ def measure(parameters: Parameters) -> Iterator[str]:
         InputError: the profile has no plan for a GPU, or this machine no GPU.
     """
     plan = _plan(parameters)
-    folder = parameters.load_profile().folder(parameters.root)
+    folder = parameters.results
     given = (parameters.root, parameters.profile)
     for source, caveats in profile_sources(parameters, plan):
         layers_file, preparation_file = (

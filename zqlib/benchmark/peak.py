@@ -1,5 +1,6 @@
 """What this machine can do at best: products of matrices, and copies."""
 
+import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,8 +30,9 @@ class Peak:
         float32, bfloat16, int8: 10^9 multiplications and additions per second of 2048^3 products
             in torch (oneDNN); float32 also as torch multiplies it unasked, which is with MKL, and
             half as fast on some processors; int8 is `torch._int_mm`. Where torch has only a loop
-            for one of the narrower (no VNNI, no AVX-512), it is what float32 is: vectors multiply
-            and add 16-bit integers, and widened bfloat16, at that rate.
+            for one of the narrower, it follows from float32: without AVX-512, vectors multiply
+            widened bfloat16 at that rate; without VNNI those of x86 multiply and add two 16-bit
+            integers in the room of a float (VPMADDWD), so at twice that rate.
         copy_gb_per_s: 10^9 bytes read and written per second by a copy of 256 MiB.
     """
 
@@ -92,6 +94,8 @@ def _measure(cpus: Sequence[int], seconds: float) -> Peak:
         bfloat16_s = _best_s(lambda: narrow @ narrow, seconds)
     if int_mm_is_fast():
         int8_s = _best_s(lambda: torch._int_mm(whole, whole), seconds)
+    elif platform.machine() == "x86_64":
+        int8_s = float32_s / 2
     return Peak(
         threads=len(cpus),
         float32=product / float32_s / 1e9,

@@ -53,14 +53,14 @@ def speed_experiment(parameters: Parameters) -> list[MachineSpeeds]:
     """
     list(roofline_experiment(parameters, benchmark_experiment(parameters)))
     list(synthesis_experiment(parameters))
-    folder = parameters.load_profile().folder(parameters.root) / "roofline"
+    folder = parameters.results / "roofline"
     machines = (machine_folder(folder), *other_machines(folder))
     return [_read(parameters, machine.name) for machine in machines]
 
 
 def _read(parameters: Parameters, machine: str) -> MachineSpeeds:
     """The records of a machine, without models and cases that the plan names no more."""
-    plan, results = benchmark_plan(parameters), parameters.load_profile().folder(parameters.root)
+    plan, results = benchmark_plan(parameters), parameters.results
     models = [source.name for source, _ in profile_sources(parameters, plan)]
     found = {
         (r.model, Case(r.batch, r.audio_s, r.threads), f"{r.engine}:{r.precision}"): r

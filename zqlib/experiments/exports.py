@@ -76,7 +76,7 @@ def exports_elsewhere(parameters: Parameters) -> list[tuple[dict[str, Any], bool
     Returns:
         Each record, and whether zqlib has not changed since.
     """
-    folder = parameters.load_profile().folder(parameters.root) / "exports"
+    folder = parameters.results / "exports"
     paths = (path for other in other_machines(folder) for path in sorted(other.glob("*.json")))
     records = [read_json(path) for path in paths]
     return [(r, unchanged_since(parameters.root, r["commit"], "zqlib")) for r in records]

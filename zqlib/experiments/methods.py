@@ -57,7 +57,8 @@ def _systems(checkpoint: Checkpoint) -> Iterator[System]:
     methods = [method for method in profile.methods if method.concerns(family)]
     for method in methods:
         for width in method.schemes:
-            plain = preset(width, range_method=range_method, equalize=False)
+            untouched = {"equalize": False, "recentre": False}
+            plain = preset(width, range_method=range_method, **untouched)
             recipe = Recipe(method.apply(plain), "synthetic", method.synthesise(profile.synthesis))
             if recipe not in known:
                 known.add(recipe)

@@ -22,6 +22,7 @@ from zqlib.quantization.nodes import (
     FloatConv,
     FloatLayerNorm,
     FloatOperator,
+    FloatProduct,
 )
 from zqlib.quantization.scheme import QuantScheme
 
@@ -38,6 +39,8 @@ def equalize(
     - Channels of a LayerNorm that convolutions read: divided by the root of their relative range.
     - Channels of keys and of positions: divided by the larger of their two relative ranges, which
       the query is multiplied by. Attention sees the same products.
+    - Values whose products with a gate a depthwise convolution reads, and these products: divided
+      by the root of the geometric mean of their two relative ranges.
     - Outputs of a depthwise convolution that pointwise ones read: each channel with the sign that
       makes it reach further above zero than below, and unsigned from the smallest value on.
 
@@ -50,14 +53,13 @@ def equalize(
     """
     if not scheme.equalize:
         return graph
-    readers: dict[str, list[FloatOperator]] = {}
-    for operator in graph.operators:
-        for name in operator.reads:
-            readers.setdefault(name, []).append(operator)
+    readers = graph.readers()
     norms = [o.output for o in graph.operators if _feeds_convolutions(o, readers)]
     attentions = [o for o in graph.operators if isinstance(o, FloatAttention)]
+    gated = _gated_values(graph, readers)
     depthwise = _depthwise_outputs(graph, readers) if scheme.unsigned_relu else []
-    ends = _Ends([*norms, *depthwise, *(name for o in attentions for name in o.reads)])
+    attended = (name for attention in attentions for name in attention.reads)
+    ends = _Ends([*norms, *attended, *(name for pair in gated for name in pair), *depthwise])
     for features, lengths in batches:
         graph.run(features, lengths, ends.observe)
     divisors = {name: ends.relative(name).sqrt() for name in norms}
@@ -65,6 +67,9 @@ def equalize(
         query, key, _, positions = attention.reads
         shared = torch.maximum(ends.relative(key), ends.relative(positions))
         divisors |= {query: 1 / shared, key: shared, positions: shared}
+    for pair in gated:
+        value, product = map(ends.relative, pair)
+        divisors |= dict.fromkeys(pair, (value * product) ** 0.25)
     for name in depthwise:
         divisors[name] = torch.where(ends.low[name] + ends.high[name] < 0, -1.0, 1.0)
     depths = {
@@ -103,6 +108,23 @@ def _feeds_convolutions(
     )
 
 
+def _gated_values(
+    graph: FloatGraph, readers: Mapping[str, Sequence[FloatOperator]]
+) -> list[tuple[str, str]]:
+    """Values that are multiplied by a gate for depthwise convolutions to read, and the products."""
+    pairs = []
+    for operator in graph.operators:
+        if isinstance(operator, FloatProduct):
+            value, _ = operator.reads
+            [product] = readers[operator.output]
+            if readers[value] == [operator] and all(
+                isinstance(reader, FloatConv) and reader.groups > 1
+                for reader in readers[product.output]
+            ):
+                pairs.append((value, product.output))
+    return pairs
+
+
 def _depthwise_outputs(
     graph: FloatGraph, readers: Mapping[str, Sequence[FloatOperator]]
 ) -> list[str]:
@@ -139,7 +161,8 @@ def _divided(graph: FloatGraph, divisors: Mapping[str, Tensor]) -> FloatGraph:
         match operator:
             case FloatConv(weight=weight, bias=bias):
                 if (columns := divisors.get(operator.input)) is not None:
-                    weight = weight * columns[:, None]
+                    inputs = columns[:, None] if operator.groups == 1 else columns[:, None, None]
+                    weight = weight * inputs
                 if (rows := accumulators.get(operator.output)) is not None:
                     weight = weight / rows[:, None, None]
                     bias = None if bias is None else bias / rows

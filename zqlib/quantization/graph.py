@@ -95,6 +95,14 @@ class FloatGraph:
 
         return replace(self, operators=tuple(map(moved, self.operators)))
 
+    def readers(self) -> dict[str, list[FloatOperator]]:
+        """The operators that read each tensor, in order."""
+        readers: dict[str, list[FloatOperator]] = {}
+        for operator in self.operators:
+            for name in operator.reads:
+                readers.setdefault(name, []).append(operator)
+        return readers
+
     @torch.no_grad()
     def run(
         self,

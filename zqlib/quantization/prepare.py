@@ -10,6 +10,7 @@ from zqlib.quantization.calibrate import calibrate
 from zqlib.quantization.equalize import equalize
 from zqlib.quantization.fold import fold
 from zqlib.quantization.graph import FloatGraph
+from zqlib.quantization.recentre import recentre
 from zqlib.quantization.reconstruction import reconstruct
 from zqlib.quantization.rounding import calibrate_rounded
 from zqlib.quantization.scheme import QuantScheme
@@ -26,7 +27,7 @@ def prepare(
     q_dq: bool = False,
     progress: bool = False,
 ) -> tuple[FloatGraph, dict[str, float]]:
-    """Fold a network, equalize it, calibrate its activations and round its weights.
+    """Fold a network, recentre and equalize it, calibrate its activations and round its weights.
 
     Args:
         network: a QuartzNet, Jasper or Conformer; on a GPU, all is computed there.
@@ -43,7 +44,8 @@ def prepare(
     """
     device = device_of(network)
     batches = [(features.to(device), lengths.to(device)) for features, lengths in batches]
-    graph = equalize(fold(network, scheme), batches, scheme)
+    graph = recentre(fold(network, scheme), batches, scheme)
+    graph = equalize(graph, batches, scheme)
     scales = (calibrate_rounded if q_dq else calibrate)(graph, batches, scheme)
     rounded = quantize_weights(graph, scales, batches, scheme, progress)
     if scheme.block_reconstruction:

@@ -54,10 +54,7 @@ def round_convolutions(graph: FloatGraph) -> FloatGraph:
     Calibration then finds scales for these too, in its one run, beside those that `lower` needs for
     the graph as it was. Applied again, it changes nothing.
     """
-    readers: dict[str, list[FloatOperator]] = {}
-    for operator in graph.operators:
-        for name in operator.reads:
-            readers.setdefault(name, []).append(operator)
+    readers = graph.readers()
     linear = linear_layers(graph)
     operators: list[FloatOperator] = []
     rounded: dict[str, str] = {}

@@ -33,6 +33,8 @@ class QuantScheme:
             else symmetric, which wastes almost half of the levels (TensorRT needs them so).
         equalize: move factors between layers first (`zqlib.quantization.equalize`); the paper
             does not.
+        recentre: take the means off a Conformer's channels first (`zqlib.quantization.recentre`);
+            the paper does not.
         range_method: how an activation's clipping value follows from what calibration observed;
             `moving-average` depends on the order of the batches (the authors' code).
         percentile: of |x|, used by the method `percentile` (the authors' W6A6 example: 99.996).
@@ -68,6 +70,7 @@ class QuantScheme:
     unsigned_relu: bool = True
     offset_swish: bool = True
     equalize: bool = True
+    recentre: bool = True
     range_method: RangeMethod = "minmax"
     percentile: float = 99.996
     stream_bits: int = 24
@@ -99,8 +102,8 @@ class QuantScheme:
                 raise InputError(
                     f"The {name.replace('_', ' ')} {getattr(self, name)!r} is unknown; use {known}."
                 )
-        for name in ("both_ends", "unsigned_relu", "offset_swish", "equalize", "signed_sums",
-                     "bias_correction", "block_reconstruction"):  # fmt: skip
+        for name in ("both_ends", "unsigned_relu", "offset_swish", "equalize", "recentre",
+                     "signed_sums", "bias_correction", "block_reconstruction"):  # fmt: skip
             if type(getattr(self, name)) is not bool:
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false.")
         group = self.weight_group
