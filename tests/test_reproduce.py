@@ -109,12 +109,15 @@ def test_a_whole_notebook_leaves_its_cost_and_a_repetition_only_its_own_records(
     cost = json.loads(before)
     assert cost["duration_s"] > 0 and cost["peak_memory_mb"] > 100  # torch alone needs more
     assert (cost["profile"], cost["notebook"]) == ("smoke", "wer")
-    records = done / "results/smoke/records"
-    kept = {path.name for path in records.iterdir()}
-    shutil.copy(min(records.glob("wer_*")), records / "wer_of_an_earlier_scheme.json")
+    records, hypotheses = (done / "results/smoke" / kind for kind in ("records", "hypotheses"))
+    kept = [{path.name for path in folder.iterdir()} for folder in (records, hypotheses)]
+    earlier = json.loads(min(records.glob("wer_*")).read_text())
+    shutil.copy(done / "results/smoke" / earlier["hypotheses"], hypotheses / "earlier.jsonl")
+    earlier["hypotheses"] = "hypotheses/earlier.jsonl"
+    write_json(records / "wer_of_an_earlier_scheme.json", earlier)
     reproduce(done, "smoke", "wer", force=True)
     assert (costs / "wer.json").read_bytes() == before
-    assert {path.name for path in records.iterdir()} == kept
+    assert [{path.name for path in folder.iterdir()} for folder in (records, hypotheses)] == kept
 
 
 def test_the_synthesis_leaves_its_record(done: Path) -> None:

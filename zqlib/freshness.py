@@ -24,6 +24,7 @@ from zqlib.profiles import Profile, load_profile, profile_path
 __all__ = [
     "NOTEBOOKS",
     "Status",
+    "hypotheses_of",
     "inputs",
     "load_parameters",
     "made_from",
@@ -196,6 +197,14 @@ def status(root: Path, profile: str, name: str, made: Mapping[str, Any]) -> Stat
     return Status("stale" if reasons else "fresh", tuple(reasons), unchecked)
 
 
+def hypotheses_of(record: Path) -> Path:
+    """The file that a record names; the record itself if it is damaged."""
+    try:
+        return record.parents[1] / str(read_json(record)["hypotheses"])
+    except (InputError, KeyError, TypeError):
+        return record
+
+
 def _differences(part: str, then: Any, now: Any) -> list[str]:
     """What to say of one part of what a page was made from."""
     if part in ("code", "parameters", "profile"):
@@ -216,7 +225,7 @@ def _noted(folder: Path, name: str) -> Path:
 def _left(folder: Path, name: str) -> dict[str, str]:
     """Digests of an executed notebook and of the results that it has left in a profile's folder."""
     records = list(folder.glob(f"records/{name}_*.json"))
-    heard = {_hypotheses(record) for record in records}
+    heard = {hypotheses_of(record) for record in records}
     beside = {
         "benchmark": ["roofline", "synthesis-speed"],
         "gpu": ["gpu-layers", "gpu-preparation"],
@@ -228,14 +237,6 @@ def _left(folder: Path, name: str) -> dict[str, str]:
         for path in sorted({*paths})
         if path.is_file()
     }
-
-
-def _hypotheses(record: Path) -> Path:
-    """The file that a record names; the record itself if it is damaged."""
-    try:
-        return record.parents[1] / str(read_json(record)["hypotheses"])
-    except (InputError, KeyError, TypeError):
-        return record
 
 
 def _code(notebook: Path) -> list[str]:

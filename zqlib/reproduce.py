@@ -11,7 +11,16 @@ from typing import Any
 
 from zqlib.errors import InputError, ZqError
 from zqlib.files import write_json
-from zqlib.freshness import NOTEBOOKS, inputs, load_parameters, made_from, notebooks, page, status
+from zqlib.freshness import (
+    NOTEBOOKS,
+    hypotheses_of,
+    inputs,
+    load_parameters,
+    made_from,
+    notebooks,
+    page,
+    status,
+)
 from zqlib.notebooks import carry_text
 from zqlib.processes import alone, end_with_parent
 from zqlib.workflow import PLAN, plan
@@ -98,6 +107,8 @@ def reproduce(
         if stale:
             write_json(root / PLAN, {**planned, "targets": stale})
             _snakemake(root, on, dry_run)
+            if not dry_run:
+                _drop_unnamed_hypotheses(cut.folder(root))
     return [page(cut.folder(root), name) for name in names]
 
 
@@ -126,6 +137,16 @@ def _snakemake(root: Path, on: str | None, dry_run: bool) -> None:
         told = (path.read_text(encoding="utf-8") for path in sorted(logs.rglob("*"))
                 if path.is_file())  # fmt: skip
         raise RunError(next(filter(None, told), _UNTOLD))
+
+
+def _drop_unnamed_hypotheses(folder: Path) -> None:
+    """Delete the hypotheses that no record of a profile's folder names, left by earlier runs.
+
+    Pages name the same files, and run side by side: only after all of them is it known which.
+    """
+    named = set(map(hypotheses_of, folder.glob("records/*.json")))
+    for path in {*folder.glob("hypotheses/*.jsonl")} - named:
+        path.unlink()
 
 
 def _cores() -> str:
